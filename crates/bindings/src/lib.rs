@@ -1,0 +1,1 @@
+//! Rust bindings of the contracts, generated from their build artefacts

@@ -1,0 +1,1 @@
+//! The buyer: discover, choose, negotiate, pay, use, assess

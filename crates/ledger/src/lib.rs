@@ -1,0 +1,1 @@
+//! Follows a pool on chain: events, trees, stopped lists and notes, through reorganisations

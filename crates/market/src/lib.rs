@@ -1,0 +1,1 @@
+//! Offers, quotes, tickets and leases: messages, their signatures and their verification

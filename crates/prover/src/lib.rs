@@ -1,0 +1,1 @@
+//! Groth16 proving and verification from circuit artefacts, and the development setup

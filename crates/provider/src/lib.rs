@@ -1,0 +1,1 @@
+//! Verifies tickets, serves what they buy, and claims from the streams that pay

@@ -1,0 +1,1 @@
+//! Sends transactions for a fee and inserts queued leaves

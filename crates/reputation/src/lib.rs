@@ -1,0 +1,1 @@
+//! Scores of providers from experience, and why

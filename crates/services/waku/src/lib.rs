@@ -1,0 +1,1 @@
+//! Waku services sold through the provider's Service trait

@@ -1,0 +1,1 @@
+//! Waku protocols on rust-libp2p

@@ -1,0 +1,1 @@
+//! What a payer or a payee can do: deposit, open, close, claim, withdraw, restore, and make tickets ahead of time
