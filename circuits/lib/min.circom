@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-3.0-only
+pragma circom 2.2.0;
+
+include "comparators.circom";
+
+// The lesser of two integers, both already known to be < 2^n.
+template Min(n) {
+    signal input a;
+    signal input b;
+    signal output out;
+
+    signal aIsLess <== LessThan(n)([a, b]);
+    out <== b + aIsLess * (a - b);
+}
