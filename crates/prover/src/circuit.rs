@@ -118,6 +118,15 @@ impl Artifacts {
         self.file(circuit, "vkey.json")
     }
 
+    /// The key manifest, `keys.json` beside the folder.
+    #[must_use]
+    pub fn manifest(&self) -> PathBuf {
+        self.dir
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .map_or_else(|| self.dir.join("../keys.json"), |p| p.join("keys.json"))
+    }
+
     fn file(&self, circuit: Circuit, extension: &str) -> PathBuf {
         self.dir.join(format!("{}.{extension}", circuit.name()))
     }

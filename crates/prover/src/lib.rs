@@ -4,9 +4,14 @@
 //! its first proof (or by [`Prover::warm`]) and kept. Formats are those of circom and snarkjs, so keys from a public ceremony
 //! work here, and proofs made here verify there.
 
+mod binfile;
 mod circuit;
 mod error;
+mod manifest;
 mod proof;
+mod r1cs;
+mod raw;
+pub mod setup;
 mod vkey;
 
 use std::collections::BTreeMap;
@@ -14,6 +19,7 @@ use std::collections::BTreeMap;
 pub use ark_bn254::Fr;
 pub use circuit::{Artifacts, Circuit};
 pub use error::{ArtifactError, Error, KeyError, ProofError, VerifyError, WitnessError};
+pub use manifest::{KeyManifest, KeyRecord};
 pub use proof::Proof;
 pub use vkey::VerifyingKey;
 

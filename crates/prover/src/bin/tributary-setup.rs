@@ -1,0 +1,57 @@
+//! Makes the development keys of the compiled circuits: `tributary-setup [--artifacts DIR] [circuit ...]`.
+//!
+//! The keys are INSECURE: their trapdoor follows from a public seed. Circuits whose r1cs file didn't change are skipped.
+
+use std::{env, process::ExitCode, time::Instant};
+
+use tributary_prover::{
+    Artifacts, Circuit, Error,
+    setup::{Outcome, development_keys},
+};
+
+const USAGE: &str = "usage: tributary-setup [--artifacts DIR] [circuit ...]
+  makes INSECURE development keys in DIR (default build/circuits) for the named circuits, or for all";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    let mut dir = "build/circuits".to_owned();
+    let mut circuits = Vec::new();
+    let mut args = env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--artifacts" => dir = args.next().ok_or(USAGE)?,
+            "--help" | "-h" => {
+                println!("{USAGE}");
+                return Ok(());
+            }
+            name if name.starts_with('-') => return Err(format!("unknown option {name}\n{USAGE}")),
+            name => circuits.push(name.parse::<Circuit>().map_err(|e| describe(&e))?),
+        }
+    }
+    if circuits.is_empty() {
+        circuits.extend(Circuit::ALL);
+    }
+    let mut started = Instant::now();
+    development_keys(&Artifacts::new(dir), &circuits, |circuit, outcome| {
+        let seconds = started.elapsed().as_secs_f64();
+        match outcome {
+            Outcome::Unchanged => println!("{circuit}: unchanged"),
+            Outcome::Made => println!("{circuit}: INSECURE development key made in {seconds:.1} s"),
+        }
+        started = Instant::now();
+    })
+    .map_err(|e| describe(&Error::from(e)))
+}
+
+fn describe(e: &Error) -> String {
+    format!("{e} [{}]", e.code())
+}
