@@ -24,7 +24,7 @@ interface IGroth16Verifier {
     function verifyingKeyHash() external pure returns (bytes32 hash);
 
     /// @notice The circuit's hash tag: 21 transact, 22 close, 23 claim, 24 insert.
-    function circuit() external pure returns (uint256 tag);
+    function circuit() external view returns (uint256 tag);
 
     /// @notice Whether the key comes from the public development setup and protects nothing.
     function isDevelopmentKey() external pure returns (bool development);
