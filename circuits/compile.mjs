@@ -50,11 +50,11 @@ export function includeClosure(main) {
 
 /**
  * Runs the compiler from the repository's root (its WebAssembly sandbox sees nothing outside) and returns its output.
- * `out` is relative to the root.
+ * All paths are relative to the root.
  */
-export function circom(main, out, options) {
+export function circom(main, out, options, library = LIBRARY) {
   mkdirSync(path.join(ROOT, out), { recursive: true });
-  const args = [path.join(COMPILER, 'cli.js'), main, ...options, '-o', out, '-l', LIBRARY];
+  const args = [path.join(COMPILER, 'cli.js'), main, ...options, '-o', out, '-l', library];
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, args, { cwd: ROOT, stdio: ['ignore', 'pipe', 'pipe'] });
     let output = '';
@@ -77,11 +77,12 @@ export function inspectionFindings(output) {
     .filter((line) => !INSPECTION_KNOWN.some((name) => line.includes(`In template "${name}(`)));
 }
 
-function inputsHash(name, options) {
+/** Hash of everything that the compilation of `main` reads, with the compiler's version and options. */
+export function inputsHash(main, options) {
   const hash = createHash('sha256');
   hash.update(readFileSync(path.join(ROOT, COMPILER, 'package.json')));
   hash.update(JSON.stringify(options));
-  for (const file of includeClosure(`circuits/main/${name}.circom`)) {
+  for (const file of includeClosure(main)) {
     hash.update(`${file}\0${sha256(readFileSync(path.join(ROOT, file)))}\0`);
   }
   return hash.digest('hex');
@@ -104,13 +105,14 @@ function isCurrent(name, inputs) {
 
 async function compile(name, force) {
   const options = ['--r1cs', '--wasm', '--sym', '--O2', '--inspect'];
-  const inputs = inputsHash(name, options);
+  const main = `circuits/main/${name}.circom`;
+  const inputs = inputsHash(main, options);
   if (!force && isCurrent(name, inputs)) return { seconds: 0, skipped: true };
 
   const started = process.hrtime.bigint();
   const temporary = `${OUT}/.${name}-${process.pid}`;
   try {
-    const findings = inspectionFindings(await circom(`circuits/main/${name}.circom`, temporary, options));
+    const findings = inspectionFindings(await circom(main, temporary, options));
     if (findings.length > 0) throw new Error(`the inspection of ${name} found:\n${findings.join('\n')}`);
     rmSync(artefact(name, 'stamp.json'), { force: true });
     renameSync(path.join(ROOT, temporary, `${name}.r1cs`), artefact(name, 'r1cs'));
