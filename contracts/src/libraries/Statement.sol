@@ -33,13 +33,35 @@ library Statement {
         assembly ("memory-safe") {
             hash := keccak256(ptr, shl(5, add(n, 2)))
             let alpha := mod(hash, R)
-            let at := add(ptr, 0x20)
-            let end := add(at, shl(5, n))
-            canonical := lt(mload(at), R)
-            for {} lt(at, end) {} {
-                at := add(at, 0x20)
-                let x := mload(at)
+            let word := add(ptr, 0x20)
+            let end := add(word, shl(5, n))
+            canonical := lt(mload(word), R)
+            // One by one until the rest is a multiple of six, then six at a time: the loop costs more than its arithmetic.
+            for { let single := add(word, shl(5, mod(n, 6))) } lt(word, single) {} {
+                word := add(word, 0x20)
+                let x := mload(word)
                 canonical := and(canonical, lt(x, R))
+                value := addmod(mulmod(value, alpha, R), x, R)
+            }
+            for {} lt(word, end) {} {
+                let x := mload(add(word, 0x20))
+                let ok := lt(x, R)
+                value := addmod(mulmod(value, alpha, R), x, R)
+                x := mload(add(word, 0x40))
+                ok := and(ok, lt(x, R))
+                value := addmod(mulmod(value, alpha, R), x, R)
+                x := mload(add(word, 0x60))
+                ok := and(ok, lt(x, R))
+                value := addmod(mulmod(value, alpha, R), x, R)
+                x := mload(add(word, 0x80))
+                ok := and(ok, lt(x, R))
+                value := addmod(mulmod(value, alpha, R), x, R)
+                x := mload(add(word, 0xa0))
+                ok := and(ok, lt(x, R))
+                value := addmod(mulmod(value, alpha, R), x, R)
+                word := add(word, 0xc0)
+                x := mload(word)
+                canonical := and(canonical, and(ok, lt(x, R)))
                 value := addmod(mulmod(value, alpha, R), x, R)
             }
         }

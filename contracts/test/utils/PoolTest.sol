@@ -5,7 +5,16 @@ import {Test} from "forge-std/Test.sol";
 
 import {StreamPool} from "../../src/StreamPool.sol";
 import {TestToken} from "../../src/dev/TestToken.sol";
-import {ClaimArgs, CloseArgs, Ext, InsertArgs, PoolConfig, Proof, SealedMemo, TransactArgs} from "../../src/types/DataTypes.sol";
+import {
+    ClaimArgs,
+    CloseArgs,
+    Ext,
+    InsertArgs,
+    PoolConfig,
+    Proof,
+    SealedMemo,
+    TransactArgs
+} from "../../src/types/DataTypes.sol";
 import {AcceptingTestVerifier} from "./AcceptingTestVerifier.sol";
 import {Reference} from "./Reference.sol";
 import {Trapdoor, TrapdoorVerifier} from "./TrapdoorVerifier.sol";
@@ -17,7 +26,7 @@ abstract contract PoolTest is Test {
 
     /// @dev The empty tree's root.
     uint256 internal constant EMPTY_ROOT =
-        3820005473897952777488610195425796823960975242144704014705800192751825800430;
+        3_820_005_473_897_952_777_488_610_195_425_796_823_960_975_242_144_704_014_705_800_192_751_825_800_430;
 
     /// @dev Now: a multiple of the slot length.
     uint256 internal constant NOW = 1_800_000_000;
@@ -153,17 +162,15 @@ abstract contract PoolTest is Test {
     //////////////////////////////////////////////////////////////////////////*/
 
     function prove(TransactArgs memory args, Ext memory ext) internal view returns (TransactArgs memory) {
-        uint256[] memory x = Reference.transact(
-            args, Reference.extHash(block.chainid, address(pool), Reference.TRANSACT, ext)
-        );
+        uint256[] memory x =
+            Reference.transact(args, Reference.extHash(block.chainid, address(pool), Reference.TRANSACT, ext));
         args.proof = proveStatement(Reference.TRANSACT, args.digest, x);
         return args;
     }
 
     function prove(CloseArgs memory args, Ext memory ext) internal view returns (CloseArgs memory) {
-        uint256[] memory x = Reference.close(
-            args, Reference.extHash(block.chainid, address(pool), Reference.CLOSE, ext)
-        );
+        uint256[] memory x =
+            Reference.close(args, Reference.extHash(block.chainid, address(pool), Reference.CLOSE, ext));
         args.proof = proveStatement(Reference.CLOSE, args.digest, x);
         return args;
     }

@@ -7,7 +7,8 @@ import {ClaimArgs, CloseArgs, Ext, InsertArgs, SealedMemo, TransactArgs} from ".
 /// @notice Statements, alpha, value and the external data's hash, written from docs/src/encodings.md alone: plain loops over
 /// arrays, nothing shared with the pool's own code.
 library Reference {
-    uint256 internal constant R = 21888242871839275222246405745257275088548364400416034343698204186575808495617;
+    uint256 internal constant R =
+        21_888_242_871_839_275_222_246_405_745_257_275_088_548_364_400_416_034_343_698_204_186_575_808_495_617;
 
     uint256 internal constant TRANSACT = 21;
     uint256 internal constant CLOSE = 22;
@@ -18,15 +19,7 @@ library Reference {
         // forge-lint: disable-next-line(unsafe-typecast)
         uint8 op = uint8(operation);
         bytes memory data = abi.encode(
-            chainId,
-            pool,
-            op,
-            ext.recipient,
-            ext.relayer,
-            ext.fee,
-            ext.deadline,
-            ext.mayDropOutputs,
-            ext.memo
+            chainId, pool, op, ext.recipient, ext.relayer, ext.fee, ext.deadline, ext.mayDropOutputs, ext.memo
         );
         return uint256(keccak256(data)) % R;
     }
