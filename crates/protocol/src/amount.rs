@@ -150,12 +150,7 @@ impl Amount {
     pub const fn checked_add(self, other: Self) -> Result<Self, RangeError> {
         let sum = self.0 + other.0;
         if sum > Self::MAX.0 {
-            return Err(RangeError::Overflow {
-                what: "amount",
-                left: self.0,
-                right: other.0,
-                bits: Self::BITS,
-            });
+            return Err(RangeError::Overflow { what: "amount", left: self.0, right: other.0, bits: Self::BITS });
         }
         Ok(Self(sum))
     }
@@ -167,11 +162,7 @@ impl Amount {
     pub const fn checked_sub(self, other: Self) -> Result<Self, RangeError> {
         match self.0.checked_sub(other.0) {
             Some(difference) => Ok(Self(difference)),
-            None => Err(RangeError::Underflow {
-                what: "amount",
-                left: self.0,
-                right: other.0,
-            }),
+            None => Err(RangeError::Underflow { what: "amount", left: self.0, right: other.0 }),
         }
     }
 

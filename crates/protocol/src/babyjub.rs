@@ -15,10 +15,7 @@ use crate::{
 };
 
 mod scalar {
-    #![allow(
-        unexpected_cfgs,
-        reason = "the derive asks for a feature of the crate it comes from"
-    )]
+    #![allow(unexpected_cfgs, reason = "the derive asks for a feature of the crate it comes from")]
 
     /// Montgomery parameters of the prime subgroup's order l.
     #[derive(Debug, ark_ff::MontConfig)]
@@ -79,11 +76,7 @@ impl Point {
     /// [`PointError::NotOnCurve`].
     pub fn new(x: Fr, y: Fr) -> Result<Self, PointError> {
         let point = Affine::new_unchecked(x, y);
-        if point.is_on_curve() {
-            Ok(Self(point))
-        } else {
-            Err(PointError::NotOnCurve)
-        }
+        if point.is_on_curve() { Ok(Self(point)) } else { Err(PointError::NotOnCurve) }
     }
 
     /// The x coordinate.
@@ -177,11 +170,7 @@ impl ViewingKey {
     /// # Errors
     /// [`PointError::NotInSubgroup`].
     pub fn new(point: Point) -> Result<Self, PointError> {
-        if point.is_in_prime_subgroup() {
-            Ok(Self(point))
-        } else {
-            Err(PointError::NotInSubgroup)
-        }
+        if point.is_in_prime_subgroup() { Ok(Self(point)) } else { Err(PointError::NotInSubgroup) }
     }
 
     /// The key of a secret scalar that is not 0.

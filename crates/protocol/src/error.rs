@@ -337,9 +337,7 @@ impl ErrorCode for TreeError {
 #[non_exhaustive]
 pub enum ListError {
     /// Entries are not in ascending order of (stop, tag).
-    #[error(
-        "stop entries must ascend by (stop, tag); one with stop {stop} came after one with stop {previous}"
-    )]
+    #[error("stop entries must ascend by (stop, tag); one with stop {stop} came after one with stop {previous}")]
     OutOfOrder {
         /// Stop time of the entry that came too late.
         stop: u64,
@@ -347,9 +345,7 @@ pub enum ListError {
         previous: u64,
     },
     /// The tag is in the list (or collides with a sentinel): no proof of absence exists.
-    #[error(
-        "the stream is in the stopped list at position {position}; no ticket can be made for this slot"
-    )]
+    #[error("the stream is in the stopped list at position {position}; no ticket can be made for this slot")]
     Present {
         /// Position of the tag's value in the list.
         position: u32,
@@ -590,9 +586,7 @@ pub enum WitnessError {
         t1: u64,
     },
     /// One stream appears twice with windows that do not follow on each other.
-    #[error(
-        "lanes {first} and {second} are the same stream but the second window does not begin where the first ends"
-    )]
+    #[error("lanes {first} and {second} are the same stream but the second window does not begin where the first ends")]
     RepeatedStream {
         /// 0-based lane of the first.
         first: usize,
@@ -633,9 +627,7 @@ pub enum WitnessError {
         slot_end: u64,
     },
     /// The slot's money is spent: `(j + count) * price > rate * (slot_end - slot_start)`.
-    #[error(
-        "{needed} base units of tickets would be spent, the slot holds {available}; wait for the next slot"
-    )]
+    #[error("{needed} base units of tickets would be spent, the slot holds {available}; wait for the next slot")]
     SlotOverspent {
         /// `(j + count) * price`.
         needed: U256,

@@ -11,8 +11,7 @@ use rand::{CryptoRng, RngCore};
 use crate::error::FieldError;
 
 /// Order r of the BN254 scalar field.
-pub const ORDER: U256 =
-    uint!(21888242871839275222246405745257275088548364400416034343698204186575808495617_U256);
+pub const ORDER: U256 = uint!(21888242871839275222246405745257275088548364400416034343698204186575808495617_U256);
 
 /// Encodings of a field element.
 pub trait FieldElement: Sized {
@@ -58,10 +57,7 @@ impl FieldElement for Fr {
 
     fn try_from_text(text: &str) -> Result<Self, FieldError> {
         const EXPECTED: &str = "a decimal integer, or 0x and 1 to 64 hexadecimal digits";
-        let malformed = |reason| FieldError::Malformed {
-            expected: EXPECTED,
-            reason,
-        };
+        let malformed = |reason| FieldError::Malformed { expected: EXPECTED, reason };
         let (digits, radix) = text.strip_prefix("0x").map_or((text, 10), |hex| (hex, 16));
         if digits.is_empty() {
             return Err(malformed("no digits"));
@@ -72,8 +68,7 @@ impl FieldElement for Fr {
         if !digits.chars().all(|c| c.is_digit(radix)) {
             return Err(malformed("a character that is no digit"));
         }
-        let value = U256::from_str_radix(digits, u64::from(radix))
-            .map_err(|_| malformed("more than 256 bits"))?;
+        let value = U256::from_str_radix(digits, u64::from(radix)).map_err(|_| malformed("more than 256 bits"))?;
         Self::try_from_u256(value)
     }
 

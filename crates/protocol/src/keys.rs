@@ -86,16 +86,14 @@ impl Mnemonic {
     /// [`KeyError::Mnemonic`], which never repeats a word of the phrase.
     pub fn parse(phrase: &str) -> Result<Self, KeyError> {
         use bip39::Error as E;
-        bip39::Mnemonic::parse_in(bip39::Language::English, phrase)
-            .map(Self)
-            .map_err(|error| KeyError::Mnemonic {
-                reason: match error {
-                    E::BadWordCount(_) => "it must have 12, 15, 18, 21 or 24 words",
-                    E::UnknownWord(_) => "a word is not in the English BIP-39 list",
-                    E::InvalidChecksum => "its checksum does not match",
-                    _ => "it is no English BIP-39 phrase",
-                },
-            })
+        bip39::Mnemonic::parse_in(bip39::Language::English, phrase).map(Self).map_err(|error| KeyError::Mnemonic {
+            reason: match error {
+                E::BadWordCount(_) => "it must have 12, 15, 18, 21 or 24 words",
+                E::UnknownWord(_) => "a word is not in the English BIP-39 list",
+                E::InvalidChecksum => "its checksum does not match",
+                _ => "it is no English BIP-39 phrase",
+            },
+        })
     }
 
     /// The words, separated by single spaces. Secret.
@@ -145,30 +143,16 @@ impl Seed {
     /// # Errors
     /// [`KeyError::InvalidSecret`] when a secret comes out as 0 (probability 2^-250).
     pub fn account(&self, scope: PoolScope) -> Result<AccountKeys, KeyError> {
-        let spend = SpendKey::try_new(Fr::from_be_bytes_mod_order(
-            self.derive("spend", &scope).as_ref(),
-        ))?;
-        let view = ViewSecret::try_new(Scalar::from_be_bytes_mod_order(
-            self.derive("view", &scope).as_ref(),
-        ))?;
-        let payer = PayerKey::new(Fr::from_be_bytes_mod_order(
-            self.derive("payer", &scope).as_ref(),
-        ));
+        let spend = SpendKey::try_new(Fr::from_be_bytes_mod_order(self.derive("spend", &scope).as_ref()))?;
+        let view = ViewSecret::try_new(Scalar::from_be_bytes_mod_order(self.derive("view", &scope).as_ref()))?;
+        let payer = PayerKey::new(Fr::from_be_bytes_mod_order(self.derive("payer", &scope).as_ref()));
         if payer.expose().is_zero() {
             return Err(KeyError::InvalidSecret { what: "payer" });
         }
         let mut memo = [0_u8; 32];
         memo.copy_from_slice(&self.derive("memo", &scope)[..32]);
         let address = PaymentAddress::new(spend.public(), view.public());
-        Ok(AccountKeys {
-            scope,
-            owner: address.owner(),
-            address,
-            spend,
-            view,
-            payer,
-            memo: MemoKey(memo),
-        })
+        Ok(AccountKeys { scope, owner: address.owner(), address, spend, view, payer, memo: MemoKey(memo) })
     }
 
     fn derive(&self, label: &str, scope: &PoolScope) -> Zeroizing<[u8; 64]> {
@@ -202,11 +186,7 @@ impl SpendKey {
     /// # Errors
     /// [`KeyError::InvalidSecret`].
     pub fn try_new(secret: Fr) -> Result<Self, KeyError> {
-        if secret.is_zero() {
-            Err(KeyError::InvalidSecret { what: "spend" })
-        } else {
-            Ok(Self(secret))
-        }
+        if secret.is_zero() { Err(KeyError::InvalidSecret { what: "spend" }) } else { Ok(Self(secret)) }
     }
 
     /// A fresh one (for dummy inputs).
@@ -272,10 +252,7 @@ impl ViewSecret {
         if v.is_zero() {
             return Err(KeyError::InvalidSecret { what: "view" });
         }
-        Ok(Self {
-            public: ViewingKey::of_secret(&v),
-            v,
-        })
+        Ok(Self { public: ViewingKey::of_secret(&v), v })
     }
 
     /// The public viewing key V.
@@ -285,7 +262,6 @@ impl ViewSecret {
     }
 
     /// The secret scalar.
-    #[must_use]
     pub fn expose(&self) -> BigInt<4> {
         self.v.into_bigint()
     }
@@ -299,9 +275,7 @@ impl ViewSecret {
 
 impl fmt::Debug for ViewSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ViewSecret")
-            .field("public", &self.public)
-            .finish_non_exhaustive()
+        f.debug_struct("ViewSecret").field("public", &self.public).finish_non_exhaustive()
     }
 }
 
@@ -418,16 +392,12 @@ impl PaymentAddress {
             Some(&Self::VERSION) => {}
             Some(&found) => return Err(AddressError::Version { found }),
         }
-        let bytes: &[u8; Self::LENGTH] = bytes
-            .try_into()
-            .map_err(|_| AddressError::Length { found: bytes.len() })?;
+        let bytes: &[u8; Self::LENGTH] = bytes.try_into().map_err(|_| AddressError::Length { found: bytes.len() })?;
         let mut half = [0; 32];
         half.copy_from_slice(&bytes[1..33]);
         let spend = SpendPublicKey::try_from_be_bytes(&half).map_err(AddressError::SpendKey)?;
         half.copy_from_slice(&bytes[33..]);
-        let view = Point::decompress(&half)
-            .and_then(ViewingKey::new)
-            .map_err(AddressError::ViewingKey)?;
+        let view = Point::decompress(&half).and_then(ViewingKey::new).map_err(AddressError::ViewingKey)?;
         Ok(Self { spend, view })
     }
 }
@@ -451,9 +421,7 @@ impl FromStr for PaymentAddress {
         let checked = CheckedHrpstring::new::<Bech32m>(text).map_err(|_| AddressError::Encoding)?;
         let prefix = checked.hrp();
         if prefix.to_lowercase() != Self::PREFIX {
-            return Err(AddressError::Prefix {
-                found: prefix.to_lowercase(),
-            });
+            return Err(AddressError::Prefix { found: prefix.to_lowercase() });
         }
         Self::from_bytes(&checked.byte_iter().collect::<Vec<u8>>())
     }
@@ -467,8 +435,6 @@ impl Serialize for PaymentAddress {
 
 impl<'de> Deserialize<'de> for PaymentAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }

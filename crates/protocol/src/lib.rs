@@ -26,13 +26,12 @@ pub use field::{FieldElement, Fr, Root};
 pub use keys::{AccountKeys, Mnemonic, Owner, PaymentAddress, PoolId, PoolScope, Seed};
 pub use memo::{PayerMemo, PayerMemoBytes, SealedMemo};
 pub use note::{
-    Commitment, Note, Nullifier, PayerSecret, PayerTag, RecordTag, Rho, StreamNote, StreamTerms,
-    ValueNote,
+    Commitment, Note, Nullifier, PayerSecret, PayerTag, RecordTag, Rho, StreamNote, StreamTerms, ValueNote,
 };
 pub use slot::{PoolClock, Slot};
 pub use statement::{
-    Circuit, ClaimStatement, CloseStatement, ExternalData, ExternalTerms, InsertStatement,
-    Operation, Statement, TransactStatement,
+    Circuit, ClaimStatement, CloseStatement, ExternalData, ExternalTerms, InsertStatement, Operation, Statement,
+    TransactStatement,
 };
 pub use stopped::{AbsenceWitness, StopEntry, StopSchedule, StoppedList};
 pub use ticket::{ProviderDigest, TicketMessage, TicketNullifier, TicketStatement};

@@ -16,10 +16,7 @@ use crate::{
     error::{KeyError, MemoError},
     field::{FieldElement, Fr, fits, serde_hex},
     keys::{MemoKey, Owner, ViewSecret},
-    note::{
-        Blinding, Commitment, Note, Nullifier, PayerSecret, PayerTag, Rho, StreamNote, StreamTerms,
-        ValueNote,
-    },
+    note::{Blinding, Commitment, Note, Nullifier, PayerSecret, PayerTag, Rho, StreamNote, StreamTerms, ValueNote},
     poseidon::{Tag, hash},
     time::UnixTime,
 };
@@ -101,16 +98,11 @@ mod words_hex {
 
     use crate::field::{FieldElement, Fr};
 
-    pub(super) fn serialize<S: Serializer>(
-        words: &[Fr; 3],
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(words: &[Fr; 3], serializer: S) -> Result<S::Ok, S::Error> {
         words.map(|word| word.to_hex()).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<[Fr; 3], D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[Fr; 3], D::Error> {
         let texts = <[String; 3]>::deserialize(deserializer)?;
         let mut words = [Fr::from(0_u8); 3];
         for (word, text) in words.iter_mut().zip(&texts) {
@@ -140,59 +132,29 @@ impl SealedMemo {
     ///
     /// # Errors
     /// [`MemoError`]. For a note of somebody else, that is what to expect.
-    pub fn open(
-        &self,
-        view: &ViewSecret,
-        owner: Owner,
-        j: u8,
-        commitment: Commitment,
-    ) -> Result<Note, MemoError> {
-        let ephemeral =
-            Point::new(self.ephemeral_x, self.ephemeral_y).map_err(MemoError::Ephemeral)?;
+    pub fn open(&self, view: &ViewSecret, owner: Owner, j: u8, commitment: Commitment) -> Result<Note, MemoError> {
+        let ephemeral = Point::new(self.ephemeral_x, self.ephemeral_y).map_err(MemoError::Ephemeral)?;
         let stream = keystream(&view.shared(&ephemeral), j);
         let message = std::array::from_fn(|i| self.words[i] - stream[i]);
         let note = parse_message(&message, owner)?;
-        if note.commitment() == commitment {
-            Ok(note)
-        } else {
-            Err(MemoError::CommitmentMismatch)
-        }
+        if note.commitment() == commitment { Ok(note) } else { Err(MemoError::CommitmentMismatch) }
     }
 
     /// The five statement elements: `E.x, E.y, ct_0, ct_1, ct_2`.
     #[must_use]
     pub const fn elements(&self) -> [Fr; 5] {
-        [
-            self.ephemeral_x,
-            self.ephemeral_y,
-            self.words[0],
-            self.words[1],
-            self.words[2],
-        ]
+        [self.ephemeral_x, self.ephemeral_y, self.words[0], self.words[1], self.words[2]]
     }
 }
 
 fn keystream(shared: &Point, j: u8) -> [Fr; SEALED_WORDS] {
-    std::array::from_fn(|i| {
-        hash(
-            Tag::Seal,
-            &[
-                shared.x(),
-                shared.y(),
-                Fr::from(3 * u64::from(j) + i as u64),
-            ],
-        )
-    })
+    std::array::from_fn(|i| hash(Tag::Seal, &[shared.x(), shared.y(), Fr::from(3 * u64::from(j) + i as u64)]))
 }
 
 /// Word 0 is `2 * amount`, or `1 + 2 * rate + 2^97 * start + 2^137 * end`; word 1 rho; word 2 the payer tag or 0.
 fn message_words(note: &Note) -> [Fr; SEALED_WORDS] {
     match note {
-        Note::Value(note) => [
-            (note.amount.to_fr() + note.amount.to_fr()),
-            note.rho.to_fr(),
-            Fr::zero(),
-        ],
+        Note::Value(note) => [(note.amount.to_fr() + note.amount.to_fr()), note.rho.to_fr(), Fr::zero()],
         Note::Stream(note) => {
             let terms = &note.terms;
             let word = U256::from(1_u8)
@@ -220,17 +182,12 @@ fn parse_message(message: &[Fr; SEALED_WORDS], owner: Owner) -> Result<Note, Mem
     if !fits(&terms, 177) {
         return Err(malformed("end"));
     }
-    let part =
-        |from: usize, bits: usize| (word >> from) & ((U256::from(1_u8) << bits) - U256::from(1_u8));
+    let part = |from: usize, bits: usize| (word >> from) & ((U256::from(1_u8) << bits) - U256::from(1_u8));
     let rate = Rate::try_from(part(1, 96)).map_err(|_| malformed("rate"))?;
     let start = UnixTime::try_from(part(97, 40)).map_err(|_| malformed("start"))?;
     let end = UnixTime::try_from(part(137, 40)).map_err(|_| malformed("end"))?;
     let terms = StreamTerms::new(owner, rate, start, end).map_err(|_| malformed("terms"))?;
-    Ok(Note::Stream(StreamNote {
-        terms,
-        payer_tag: PayerTag::new(payer_tag),
-        rho,
-    }))
+    Ok(Note::Stream(StreamNote { terms, payer_tag: PayerTag::new(payer_tag), rho }))
 }
 
 /// Bytes of a payer's memo on the wire.
@@ -265,10 +222,7 @@ impl PayerMemoBytes {
     /// # Errors
     /// [`MemoError::Length`].
     pub fn from_slice(bytes: &[u8]) -> Result<Self, MemoError> {
-        bytes
-            .try_into()
-            .map(Self)
-            .map_err(|_| MemoError::Length { found: bytes.len() })
+        bytes.try_into().map(Self).map_err(|_| MemoError::Length { found: bytes.len() })
     }
 
     /// The bytes.
@@ -315,18 +269,10 @@ impl PayerMemo {
 
     /// The stream note that this memo and the transaction's first nullifier describe; `None` unless it recomputes to `cm_0`.
     #[must_use]
-    pub fn recover(
-        &self,
-        payer: &crate::keys::PayerKey,
-        nf_0: Nullifier,
-        cm_0: Commitment,
-    ) -> Option<RecoveredStream> {
+    pub fn recover(&self, payer: &crate::keys::PayerKey, nf_0: Nullifier, cm_0: Commitment) -> Option<RecoveredStream> {
         let secret = PayerSecret::derive(payer, nf_0);
-        let note = StreamNote {
-            terms: self.terms,
-            payer_tag: secret.tag(),
-            rho: Rho::of_output(nf_0, 0, &self.blinding),
-        };
+        let note =
+            StreamNote { terms: self.terms, payer_tag: secret.tag(), rho: Rho::of_output(nf_0, 0, &self.blinding) };
         (note.commitment() == cm_0).then_some(RecoveredStream { note, secret })
     }
 
@@ -341,22 +287,15 @@ impl PayerMemo {
     }
 
     fn from_plain(plain: &[u8]) -> Result<Self, MemoError> {
-        let plain: &[u8; PLAIN_BYTES] = plain
-            .try_into()
-            .map_err(|_| MemoError::PayerContent("its length"))?;
-        let word =
-            |from: usize| -> [u8; 32] { plain[from..from + 32].try_into().expect("32 bytes") };
-        let payee =
-            Owner::try_from_be_bytes(&word(0)).map_err(|_| MemoError::PayerContent("the payee"))?;
-        let blinding =
-            Blinding::try_from_be_bytes(&word(54)).map_err(|_| MemoError::PayerContent("r_0"))?;
-        let rate = Rate::try_from(U256::from_be_slice(&plain[32..44]))
-            .map_err(|_| MemoError::PayerContent("the rate"))?;
-        let time = |from: usize| {
-            UnixTime::try_from(U256::from_be_slice(&plain[from..from + 5])).expect("40 bits")
-        };
-        let terms = StreamTerms::new(payee, rate, time(44), time(49))
-            .map_err(|_| MemoError::PayerContent("the terms"))?;
+        let plain: &[u8; PLAIN_BYTES] = plain.try_into().map_err(|_| MemoError::PayerContent("its length"))?;
+        let word = |from: usize| -> [u8; 32] { plain[from..from + 32].try_into().expect("32 bytes") };
+        let payee = Owner::try_from_be_bytes(&word(0)).map_err(|_| MemoError::PayerContent("the payee"))?;
+        let blinding = Blinding::try_from_be_bytes(&word(54)).map_err(|_| MemoError::PayerContent("r_0"))?;
+        let rate =
+            Rate::try_from(U256::from_be_slice(&plain[32..44])).map_err(|_| MemoError::PayerContent("the rate"))?;
+        let time = |from: usize| UnixTime::try_from(U256::from_be_slice(&plain[from..from + 5])).expect("40 bits");
+        let terms =
+            StreamTerms::new(payee, rate, time(44), time(49)).map_err(|_| MemoError::PayerContent("the terms"))?;
         if plain[86..] != [0, 0] {
             return Err(MemoError::PayerContent("its padding"));
         }

@@ -43,10 +43,7 @@ impl Rho {
     /// Seed of a claim's output; `tag_1`, `t0_1` are those of its first lane.
     #[must_use]
     pub fn of_claim(tag_1: RecordTag, t0_1: UnixTime, r: &Blinding) -> Self {
-        Self::new(hash(
-            Tag::RhoClaim,
-            &[tag_1.to_fr(), t0_1.to_fr(), r.to_fr()],
-        ))
+        Self::new(hash(Tag::RhoClaim, &[tag_1.to_fr(), t0_1.to_fr(), r.to_fr()]))
     }
 }
 
@@ -97,10 +94,7 @@ impl ValueNote {
     /// The leaf.
     #[must_use]
     pub fn commitment(&self) -> Commitment {
-        Commitment::new(hash(
-            Tag::Value,
-            &[self.amount.to_fr(), self.owner.to_fr(), self.rho.to_fr()],
-        ))
+        Commitment::new(hash(Tag::Value, &[self.amount.to_fr(), self.owner.to_fr(), self.rho.to_fr()]))
     }
 
     /// The nullifier, for the owner's spending key.
@@ -140,30 +134,14 @@ impl StreamTerms {
     ///
     /// # Errors
     /// [`NoteError`] when the stream is empty or its deposit exceeds 120 bits.
-    pub fn new(
-        payee: Owner,
-        rate: Rate,
-        start: UnixTime,
-        end: UnixTime,
-    ) -> Result<Self, NoteError> {
+    pub fn new(payee: Owner, rate: Rate, start: UnixTime, end: UnixTime) -> Result<Self, NoteError> {
         if start >= end {
-            return Err(NoteError::EmptyStream {
-                start: start.get(),
-                end: end.get(),
-            });
+            return Err(NoteError::EmptyStream { start: start.get(), end: end.get() });
         }
-        let terms = Self {
-            payee,
-            rate,
-            start,
-            end,
-        };
+        let terms = Self { payee, rate, start, end };
         let length = end.since(start);
         if rate.times(length) > Amount::MAX.to_u256() {
-            return Err(NoteError::DepositTooLarge {
-                rate: rate.get(),
-                seconds: length.get(),
-            });
+            return Err(NoteError::DepositTooLarge { rate: rate.get(), seconds: length.get() });
         }
         Ok(terms)
     }
@@ -212,8 +190,7 @@ impl StreamTerms {
 
     /// `rate * (to - from)` for a window within `start..end`, hence at most the deposit.
     fn streamed(&self, from: UnixTime, to: UnixTime) -> Amount {
-        Amount::try_from(self.rate.times(to.since(from)))
-            .expect("a part of the deposit, which fits")
+        Amount::try_from(self.rate.times(to.since(from))).expect("a part of the deposit, which fits")
     }
 }
 
@@ -249,10 +226,7 @@ impl StreamNote {
     /// Key of the stream's record on chain.
     #[must_use]
     pub fn record_tag(&self) -> RecordTag {
-        RecordTag::new(hash(
-            Tag::Record,
-            &[self.commitment().to_fr(), self.payer_tag.to_fr()],
-        ))
+        RecordTag::new(hash(Tag::Record, &[self.commitment().to_fr(), self.payer_tag.to_fr()]))
     }
 }
 

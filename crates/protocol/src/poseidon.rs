@@ -121,14 +121,12 @@ pub const SPONGE_RATE: usize = 11;
 #[must_use]
 pub fn sponge(tag: Tag, elements: &[Fr]) -> Fr {
     assert_eq!(elements.len(), tag.arity(), "elements of {tag:?}");
-    elements
-        .chunks(SPONGE_RATE)
-        .fold(tag.to_fr(), |digest, chunk| {
-            let mut inputs = [Fr::zero(); SPONGE_RATE + 1];
-            inputs[0] = digest;
-            inputs[1..=chunk.len()].copy_from_slice(chunk);
-            permute_inputs(&inputs)
-        })
+    elements.chunks(SPONGE_RATE).fold(tag.to_fr(), |digest, chunk| {
+        let mut inputs = [Fr::zero(); SPONGE_RATE + 1];
+        inputs[0] = digest;
+        inputs[1..=chunk.len()].copy_from_slice(chunk);
+        permute_inputs(&inputs)
+    })
 }
 
 /// circomlib's `poseidon(inputs)`: the first word of the permutation of `(0, inputs..)`.
@@ -205,8 +203,7 @@ impl<const T: usize> Permutation<T> {
         let constants: Vec<Vec<Fr>> = parameters.ark.chunks(T).map(<[Fr]>::to_vec).collect();
 
         let first_partial = FULL_ROUNDS / 2;
-        let mut partial_constants =
-            constants[first_partial..first_partial + partial_rounds].to_vec();
+        let mut partial_constants = constants[first_partial..first_partial + partial_rounds].to_vec();
         let inverse = invert(&mds);
         let mut after_sbox = vec![Fr::ZERO; partial_rounds];
         for round in (1..partial_rounds).rev() {
@@ -222,16 +219,10 @@ impl<const T: usize> Permutation<T> {
         for round in (0..partial_rounds).rev() {
             let hat: Matrix = dense[1..].iter().map(|row| row[1..].to_vec()).collect();
             let hat_inverse = invert(&hat);
-            let mut sparse = SparseRound {
-                constant: after_sbox[round],
-                row: [Fr::ZERO; T],
-                column: [Fr::ZERO; T],
-            };
+            let mut sparse = SparseRound { constant: after_sbox[round], row: [Fr::ZERO; T], column: [Fr::ZERO; T] };
             sparse.row[0] = dense[0][0];
             for column in 1..T {
-                sparse.row[column] = (1..T)
-                    .map(|k| dense[0][k] * hat_inverse[k - 1][column - 1])
-                    .sum();
+                sparse.row[column] = (1..T).map(|k| dense[0][k] * hat_inverse[k - 1][column - 1]).sum();
                 sparse.column[column] = dense[column][0];
             }
             partial.push(sparse);
@@ -265,14 +256,7 @@ impl<const T: usize> Permutation<T> {
         let half = FULL_ROUNDS / 2;
         for (round, constants) in self.full_constants[..half].iter().enumerate() {
             full_sbox(&mut state, constants);
-            state = apply(
-                if round + 1 == half {
-                    &self.entry
-                } else {
-                    &self.mds
-                },
-                &state,
-            );
+            state = apply(if round + 1 == half { &self.entry } else { &self.mds }, &state);
         }
         for (word, constant) in state.iter_mut().zip(&self.entry_constants) {
             *word += constant;
@@ -318,43 +302,24 @@ fn to_square<const T: usize>(matrix: &[Vec<Fr>]) -> [[Fr; T]; T] {
 }
 
 fn multiply_vector(matrix: &[Vec<Fr>], vector: &[Fr]) -> Vec<Fr> {
-    matrix
-        .iter()
-        .map(|row| row.iter().zip(vector).map(|(a, b)| *a * b).sum())
-        .collect()
+    matrix.iter().map(|row| row.iter().zip(vector).map(|(a, b)| *a * b).sum()).collect()
 }
 
 fn multiply(left: &[Vec<Fr>], right: &[Vec<Fr>]) -> Matrix {
     let columns = right[0].len();
-    left.iter()
-        .map(|row| {
-            (0..columns)
-                .map(|j| row.iter().zip(right).map(|(a, r)| *a * r[j]).sum())
-                .collect()
-        })
-        .collect()
+    left.iter().map(|row| (0..columns).map(|j| row.iter().zip(right).map(|(a, r)| *a * r[j]).sum()).collect()).collect()
 }
 
 /// Gauss-Jordan inverse. The matrices are minors of MDS matrices and products of such, hence regular.
 fn invert(matrix: &[Vec<Fr>]) -> Matrix {
     let n = matrix.len();
     let mut left: Matrix = matrix.to_vec();
-    let mut right: Matrix = (0..n)
-        .map(|i| {
-            (0..n)
-                .map(|j| if i == j { Fr::ONE } else { Fr::ZERO })
-                .collect()
-        })
-        .collect();
+    let mut right: Matrix = (0..n).map(|i| (0..n).map(|j| if i == j { Fr::ONE } else { Fr::ZERO }).collect()).collect();
     for column in 0..n {
-        let pivot = (column..n)
-            .find(|&row| !left[row][column].is_zero())
-            .expect("the matrix is regular");
+        let pivot = (column..n).find(|&row| !left[row][column].is_zero()).expect("the matrix is regular");
         left.swap(column, pivot);
         right.swap(column, pivot);
-        let scale = left[column][column]
-            .inverse()
-            .expect("the pivot is not zero");
+        let scale = left[column][column].inverse().expect("the pivot is not zero");
         for j in 0..n {
             left[column][j] *= scale;
             right[column][j] *= scale;
@@ -381,14 +346,8 @@ mod tests {
     #[test]
     fn matches_circomlib() {
         let expected = [
-            (
-                2,
-                "7853200120776062878684798364095072458815029376092732009249414926327459813530",
-            ),
-            (
-                1,
-                "18586133768512220936620570745912940619677854269274689475585506675881198879027",
-            ),
+            (2, "7853200120776062878684798364095072458815029376092732009249414926327459813530"),
+            (1, "18586133768512220936620570745912940619677854269274689475585506675881198879027"),
         ];
         for (n, value) in expected {
             let inputs: Vec<Fr> = (1..=n).map(Fr::from).collect();
@@ -401,15 +360,9 @@ mod tests {
         for n in 1..=12_usize {
             let mut plain = Poseidon::<Fr>::new_circom(n).unwrap();
             for seed in 0..5_u64 {
-                let inputs: Vec<Fr> = (0..n as u64)
-                    .map(|i| Fr::from(seed * 97 + i).square() - Fr::from(seed))
-                    .collect();
-                assert_eq!(
-                    poseidon(&inputs),
-                    plain.hash(&inputs).unwrap(),
-                    "width {}",
-                    n + 1
-                );
+                let inputs: Vec<Fr> =
+                    (0..n as u64).map(|i| Fr::from(seed * 97 + i).square() - Fr::from(seed)).collect();
+                assert_eq!(poseidon(&inputs), plain.hash(&inputs).unwrap(), "width {}", n + 1);
             }
         }
     }

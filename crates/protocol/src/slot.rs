@@ -65,24 +65,12 @@ impl PoolClock {
     ///
     /// # Errors
     /// [`SlotError::BadClock`].
-    pub const fn new(
-        slot_length: Seconds,
-        notice: Seconds,
-        margin: Seconds,
-    ) -> Result<Self, SlotError> {
+    pub const fn new(slot_length: Seconds, notice: Seconds, margin: Seconds) -> Result<Self, SlotError> {
         let (l, n, m) = (slot_length.get(), notice.get(), margin.get());
         if l == 0 || n < 2 * l + m {
-            return Err(SlotError::BadClock {
-                slot_length: l,
-                notice: n,
-                margin: m,
-            });
+            return Err(SlotError::BadClock { slot_length: l, notice: n, margin: m });
         }
-        Ok(Self {
-            slot_length,
-            notice,
-            margin,
-        })
+        Ok(Self { slot_length, notice, margin })
     }
 
     /// L.
@@ -128,11 +116,7 @@ impl PoolClock {
         let slot = self.slot_at(start)?;
         if slot.end != end {
             let slot_length = self.slot_length.get();
-            return Err(SlotError::NotOneSlot {
-                start: start.get(),
-                end: end.get(),
-                slot_length,
-            });
+            return Err(SlotError::NotOneSlot { start: start.get(), end: end.get(), slot_length });
         }
         Ok(slot)
     }
@@ -150,11 +134,8 @@ impl PoolClock {
     /// # Errors
     /// [`SlotError::NotOnBoundary`].
     pub const fn check_boundary(&self, time: UnixTime) -> Result<(), SlotError> {
-        if time.get() % self.slot_length.get() != 0 {
-            return Err(SlotError::NotOnBoundary {
-                time: time.get(),
-                slot_length: self.slot_length.get(),
-            });
+        if !time.get().is_multiple_of(self.slot_length.get()) {
+            return Err(SlotError::NotOnBoundary { time: time.get(), slot_length: self.slot_length.get() });
         }
         Ok(())
     }
@@ -162,8 +143,7 @@ impl PoolClock {
     /// The last multiple of L at or before `time`.
     #[must_use]
     pub fn floor(&self, time: UnixTime) -> UnixTime {
-        UnixTime::new(time.get() - time.get() % self.slot_length.get())
-            .expect("not later than a time")
+        UnixTime::new(time.get() - time.get() % self.slot_length.get()).expect("not later than a time")
     }
 
     /// The first multiple of L at or after `time`.
@@ -172,11 +152,7 @@ impl PoolClock {
     /// [`SlotError::Range`].
     pub fn ceil(&self, time: UnixTime) -> Result<UnixTime, SlotError> {
         let floor = self.floor(time);
-        Ok(if floor == time {
-            time
-        } else {
-            floor.checked_add(self.slot_length)?
-        })
+        Ok(if floor == time { time } else { floor.checked_add(self.slot_length)? })
     }
 
     /// A close made at `now`: the first multiple of L at or after `now + NOTICE + L`, and the deadline `stop - NOTICE`.
@@ -184,29 +160,16 @@ impl PoolClock {
     /// # Errors
     /// [`SlotError::Range`].
     pub fn stop_times(&self, now: UnixTime) -> Result<StopTimes, SlotError> {
-        let stop = self.ceil(
-            now.checked_add(self.notice)?
-                .checked_add(self.slot_length)?,
-        )?;
-        Ok(StopTimes {
-            stop,
-            deadline: stop.checked_sub(self.notice)?,
-        })
+        let stop = self.ceil(now.checked_add(self.notice)?.checked_add(self.slot_length)?)?;
+        Ok(StopTimes { stop, deadline: stop.checked_sub(self.notice)? })
     }
 
     /// The latest deadline of an open: `max(start, sending time) + 2L`.
     ///
     /// # Errors
     /// [`SlotError::Range`].
-    pub fn latest_open_deadline(
-        &self,
-        start: UnixTime,
-        now: UnixTime,
-    ) -> Result<UnixTime, SlotError> {
-        Ok(start
-            .max(now)
-            .checked_add(self.slot_length)?
-            .checked_add(self.slot_length)?)
+    pub fn latest_open_deadline(&self, start: UnixTime, now: UnixTime) -> Result<UnixTime, SlotError> {
+        Ok(start.max(now).checked_add(self.slot_length)?.checked_add(self.slot_length)?)
     }
 
     /// Checks the terms of an open: start and end multiples of L, the deadline not too late.
@@ -224,10 +187,7 @@ impl PoolClock {
         self.check_boundary(end)?;
         let latest = self.latest_open_deadline(start, now)?;
         if deadline > latest {
-            return Err(SlotError::DeadlineTooLate {
-                deadline: deadline.get(),
-                latest: latest.get(),
-            });
+            return Err(SlotError::DeadlineTooLate { deadline: deadline.get(), latest: latest.get() });
         }
         Ok(())
     }
@@ -269,23 +229,15 @@ impl PoolClock {
     /// # Errors
     /// [`SlotError::NoFullSlot`].
     pub fn rating_slot(&self, start: UnixTime, until: UnixTime) -> Result<RatingSlot, SlotError> {
-        let last = until
-            .checked_sub(self.slot_length)
-            .map_err(|_| SlotError::NoFullSlot)?;
-        for (period, crowd) in [
-            (86_400, RatingCrowd::Day),
-            (3_600, RatingCrowd::Hour),
-            (600, RatingCrowd::TenMinutes),
-        ] {
+        let last = until.checked_sub(self.slot_length).map_err(|_| SlotError::NoFullSlot)?;
+        for (period, crowd) in [(86_400, RatingCrowd::Day), (3_600, RatingCrowd::Hour), (600, RatingCrowd::TenMinutes)]
+        {
             let mut from = last.get() - last.get() % period;
             loop {
                 let first = self.ceil(UnixTime::new(from)?)?;
                 if first <= last {
                     if first >= start {
-                        return Ok(RatingSlot {
-                            slot: self.slot_at(first)?,
-                            crowd,
-                        });
+                        return Ok(RatingSlot { slot: self.slot_at(first)?, crowd });
                     }
                     break;
                 }
@@ -299,17 +251,11 @@ impl PoolClock {
         if first < start {
             return Err(SlotError::NoFullSlot);
         }
-        Ok(RatingSlot {
-            slot: self.slot_at(first)?,
-            crowd: RatingCrowd::Slot,
-        })
+        Ok(RatingSlot { slot: self.slot_at(first)?, crowd: RatingCrowd::Slot })
     }
 
     fn slot_from(&self, start: UnixTime) -> Result<Slot, SlotError> {
-        Ok(Slot {
-            start,
-            end: start.checked_add(self.slot_length)?,
-        })
+        Ok(Slot { start, end: start.checked_add(self.slot_length)? })
     }
 }
 

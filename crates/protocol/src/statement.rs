@@ -45,13 +45,7 @@ pub enum Circuit {
 
 impl Circuit {
     /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Transact,
-        Self::Close,
-        Self::Claim,
-        Self::Insert,
-        Self::Ticket,
-    ];
+    pub const ALL: [Self; 5] = [Self::Transact, Self::Close, Self::Claim, Self::Insert, Self::Ticket];
 
     /// The name in artefact files.
     #[must_use]
@@ -131,9 +125,7 @@ fn binding_hash(tag: Tag, digest: &Fr, elements: &[Fr]) -> B256 {
 
 /// Horner's rule.
 fn evaluate(elements: &[Fr], alpha: Fr) -> Fr {
-    elements
-        .iter()
-        .fold(Fr::zero(), |value, element| value * alpha + element)
+    elements.iter().fold(Fr::zero(), |value, element| value * alpha + element)
 }
 
 /// A new note as the chain sees it.
@@ -166,12 +158,7 @@ impl Statement for TransactStatement {
     const TAG: Tag = Tag::Transact;
 
     fn elements(&self) -> Vec<Fr> {
-        let mut x = vec![
-            self.root.to_fr(),
-            self.ext.to_fr(),
-            self.amount_in.to_fr(),
-            self.amount_out.to_fr(),
-        ];
+        let mut x = vec![self.root.to_fr(), self.ext.to_fr(), self.amount_in.to_fr(), self.amount_out.to_fr()];
         x.extend(self.nullifiers.map(Nullifier::to_fr));
         push_outputs(&mut x, &self.outputs);
         x
@@ -254,10 +241,7 @@ impl Statement for ClaimStatement {
     /// # Panics
     /// When there are more than 16 lanes.
     fn elements(&self) -> Vec<Fr> {
-        assert!(
-            self.lanes.len() <= CLAIM_LANES,
-            "a claim has at most 16 lanes"
-        );
+        assert!(self.lanes.len() <= CLAIM_LANES, "a claim has at most 16 lanes");
         let mut x = vec![
             self.root.to_fr(),
             self.ext.to_fr(),
@@ -297,10 +281,7 @@ impl Statement for InsertStatement {
     /// # Panics
     /// When there are more than 64 leaves.
     fn elements(&self) -> Vec<Fr> {
-        assert!(
-            self.leaves.len() <= BATCH_LEAVES,
-            "a batch has at most 64 leaves"
-        );
+        assert!(self.leaves.len() <= BATCH_LEAVES, "a batch has at most 64 leaves");
         let mut x = vec![
             self.old_root.to_fr(),
             self.new_root.to_fr(),
@@ -366,8 +347,7 @@ impl ExternalData {
     /// The memo as the contract takes it.
     #[must_use]
     pub fn memo_bytes(&self) -> Bytes {
-        self.memo
-            .map_or_else(Bytes::new, |memo| Bytes::copy_from_slice(memo.as_bytes()))
+        self.memo.map_or_else(Bytes::new, |memo| Bytes::copy_from_slice(memo.as_bytes()))
     }
 
     /// `keccak256(abi.encode(chainid, pool, operation, recipient, relayer, fee, deadline, mayDropOutputs, memo)) mod r`.

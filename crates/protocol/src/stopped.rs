@@ -80,8 +80,7 @@ impl AbsenceWitness {
     /// The root of the list that this is a leaf of.
     #[must_use]
     pub fn root(&self) -> Root {
-        self.path
-            .root(hash(Tag::List, &[self.low, self.next]), self.index.into())
+        self.path.root(hash(Tag::List, &[self.low, self.next]), self.index)
     }
 
     /// Whether it shows that `tag` is absent from the list with this root.
@@ -105,14 +104,8 @@ pub struct StoppedList {
 #[derive(Clone, Debug)]
 enum Node {
     Empty,
-    Leaf {
-        low: Value,
-        next: Value,
-    },
-    Inner {
-        children: [Arc<Node>; ARITY],
-        hash: OnceLock<Fr>,
-    },
+    Leaf { low: Value, next: Value },
+    Inner { children: [Arc<Node>; ARITY], hash: OnceLock<Fr> },
 }
 
 impl Node {
@@ -135,29 +128,17 @@ impl Node {
         }
         if matches!(node, Self::Empty) {
             let empty = Arc::new(Self::Empty);
-            *node = Self::Inner {
-                children: std::array::from_fn(|_| Arc::clone(&empty)),
-                hash: OnceLock::new(),
-            };
+            *node = Self::Inner { children: std::array::from_fn(|_| Arc::clone(&empty)), hash: OnceLock::new() };
         }
-        let Self::Inner { children, hash } = node else {
-            unreachable!("leaves stand at height 0 only")
-        };
+        let Self::Inner { children, hash } = node else { unreachable!("leaves stand at height 0 only") };
         hash.take();
-        Self::put(
-            &mut children[digit(position, height - 1)],
-            height - 1,
-            position,
-            leaf,
-        );
+        Self::put(&mut children[digit(position, height - 1)], height - 1, position, leaf);
     }
 
     fn next_of(&self, height: usize, position: u32) -> Value {
         match self {
             Self::Leaf { next, .. } => *next,
-            Self::Inner { children, .. } => {
-                children[digit(position, height - 1)].next_of(height - 1, position)
-            }
+            Self::Inner { children, .. } => children[digit(position, height - 1)].next_of(height - 1, position),
             Self::Empty => unreachable!("positions in the index have leaves"),
         }
     }
@@ -178,20 +159,8 @@ impl StoppedList {
     #[must_use]
     pub fn new() -> Self {
         let mut tree = Arc::new(Node::Empty);
-        Node::put(
-            &mut tree,
-            DEPTH,
-            0,
-            Node::Leaf {
-                low: Value::LOWEST,
-                next: Value::highest(),
-            },
-        );
-        Self {
-            tree,
-            positions: Arc::new(BTreeMap::from([(Value::LOWEST, 0)])),
-            last: None,
-        }
+        Node::put(&mut tree, DEPTH, 0, Node::Leaf { low: Value::LOWEST, next: Value::highest() });
+        Self { tree, positions: Arc::new(BTreeMap::from([(Value::LOWEST, 0)])), last: None }
     }
 
     /// The list of these entries, which must ascend.
@@ -208,19 +177,13 @@ impl StoppedList {
     ///
     /// # Errors
     /// [`ListError::OutOfOrder`], [`ListError::Full`]; entries before the offending one stay.
-    pub fn extend(
-        &mut self,
-        entries: impl IntoIterator<Item = StopEntry>,
-    ) -> Result<(), ListError> {
+    pub fn extend(&mut self, entries: impl IntoIterator<Item = StopEntry>) -> Result<(), ListError> {
         entries.into_iter().try_for_each(|entry| self.push(entry))
     }
 
     fn push(&mut self, entry: StopEntry) -> Result<(), ListError> {
         if let Some(last) = self.last.filter(|last| *last > entry) {
-            return Err(ListError::OutOfOrder {
-                stop: entry.stop.get(),
-                previous: last.stop.get(),
-            });
+            return Err(ListError::OutOfOrder { stop: entry.stop.get(), previous: last.stop.get() });
         }
         let value = Value::of(entry.tag);
         if !value.is_sentinel() && !self.positions.contains_key(&value) {
@@ -230,18 +193,8 @@ impl StoppedList {
             let position = u32::try_from(self.positions.len()).expect("below the capacity");
             let (low, low_position) = self.predecessor(value);
             let next = self.tree.next_of(DEPTH, low_position);
-            Node::put(
-                &mut self.tree,
-                DEPTH,
-                low_position,
-                Node::Leaf { low, next: value },
-            );
-            Node::put(
-                &mut self.tree,
-                DEPTH,
-                position,
-                Node::Leaf { low: value, next },
-            );
+            Node::put(&mut self.tree, DEPTH, low_position, Node::Leaf { low, next: value });
+            Node::put(&mut self.tree, DEPTH, position, Node::Leaf { low: value, next });
             Arc::make_mut(&mut self.positions).insert(value, position);
         }
         self.last = Some(entry);
@@ -250,10 +203,7 @@ impl StoppedList {
 
     /// Leaves in the list, the sentinel included.
     #[must_use]
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "a list is never empty: it holds the sentinel"
-    )]
+    #[expect(clippy::len_without_is_empty, reason = "a list is never empty: it holds the sentinel")]
     pub fn len(&self) -> usize {
         self.positions.len()
     }
@@ -284,21 +234,12 @@ impl StoppedList {
         }
         let (low, index) = self.predecessor(value);
         let next = self.tree.next_of(DEPTH, index);
-        Ok(AbsenceWitness {
-            low: low.to_fr(),
-            next: next.to_fr(),
-            index,
-            path: self.path(index),
-        })
+        Ok(AbsenceWitness { low: low.to_fr(), next: next.to_fr(), index, path: self.path(index) })
     }
 
     fn predecessor(&self, value: Value) -> (Value, u32) {
         let below = (Bound::Unbounded, Bound::Excluded(value));
-        let (low, position) = self
-            .positions
-            .range(below)
-            .next_back()
-            .expect("the sentinel 0 is below every value");
+        let (low, position) = self.positions.range(below).next_back().expect("the sentinel 0 is below every value");
         (*low, *position)
     }
 
@@ -306,14 +247,9 @@ impl StoppedList {
         let mut path = Path::ZERO;
         let mut current = &self.tree;
         for height in (0..DEPTH).rev() {
-            let Node::Inner { children, .. } = &**current else {
-                unreachable!("the position has a leaf")
-            };
+            let Node::Inner { children, .. } = &**current else { unreachable!("the position has a leaf") };
             let own = digit(position, height);
-            for (place, sibling) in (0..ARITY)
-                .filter(|&place| place != own)
-                .zip(&mut path.0[height])
-            {
+            for (place, sibling) in (0..ARITY).filter(|&place| place != own).zip(&mut path.0[height]) {
                 *sibling = children[place].hash(height);
             }
             current = &children[own];
@@ -387,18 +323,9 @@ impl StopSchedule {
             return Ok(list.clone());
         }
         let nearest = self.lists.range(..slot_end).next_back();
-        let (from, mut list) = nearest.map_or_else(
-            || (UnixTime::ZERO, StoppedList::new()),
-            |(t, l)| (*t, l.clone()),
-        );
+        let (from, mut list) = nearest.map_or_else(|| (UnixTime::ZERO, StoppedList::new()), |(t, l)| (*t, l.clone()));
         let lowest = RecordTag::new(Fr::from(0_u8));
-        let window = StopEntry {
-            stop: from,
-            tag: lowest,
-        }..StopEntry {
-            stop: slot_end,
-            tag: lowest,
-        };
+        let window = StopEntry { stop: from, tag: lowest }..StopEntry { stop: slot_end, tag: lowest };
         list.extend(self.entries.range(window).copied())?;
         self.lists.insert(slot_end, list.clone());
         if self.lists.len() > Self::REMEMBERED {

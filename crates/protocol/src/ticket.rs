@@ -30,21 +30,8 @@ impl TicketNullifier {
 
     /// Nullifier of ticket `j` of a slot.
     #[must_use]
-    pub fn derive(
-        secret: &PayerSecret,
-        commitment: Commitment,
-        slot_start: UnixTime,
-        j: u64,
-    ) -> Self {
-        Self::new(hash(
-            Tag::Ticket,
-            &[
-                *secret.expose(),
-                commitment.to_fr(),
-                slot_start.to_fr(),
-                Fr::from(j),
-            ],
-        ))
+    pub fn derive(secret: &PayerSecret, commitment: Commitment, slot_start: UnixTime, j: u64) -> Self {
+        Self::new(hash(Tag::Ticket, &[*secret.expose(), commitment.to_fr(), slot_start.to_fr(), Fr::from(j)]))
     }
 
     /// Nullifier of a stream's rating: one for its whole life.
@@ -80,11 +67,7 @@ field_newtype! {
 impl TicketMessage {
     /// `keccak256("tributary.ticket.v1" || key || provider || uint64 slot_start) mod r`.
     #[must_use]
-    pub fn of_ticket(
-        ephemeral_key: &[u8; 32],
-        provider: &ProviderDigest,
-        slot_start: UnixTime,
-    ) -> Self {
+    pub fn of_ticket(ephemeral_key: &[u8; 32], provider: &ProviderDigest, slot_start: UnixTime) -> Self {
         let mut packed = b"tributary.ticket.v1".to_vec();
         packed.extend_from_slice(ephemeral_key);
         packed.extend_from_slice(provider.as_bytes());
@@ -104,11 +87,7 @@ impl TicketMessage {
 /// What the ticket's Ed25519 key signs for a paid request:
 /// `"tributary.request.v1" || provider || nf_1 || sha256(request without its proof)`.
 #[must_use]
-pub fn request_signing_bytes(
-    provider: &ProviderDigest,
-    nf_1: TicketNullifier,
-    request: &[u8],
-) -> Vec<u8> {
+pub fn request_signing_bytes(provider: &ProviderDigest, nf_1: TicketNullifier, request: &[u8]) -> Vec<u8> {
     let mut bytes = b"tributary.request.v1".to_vec();
     bytes.extend_from_slice(provider.as_bytes());
     bytes.extend_from_slice(&nf_1.to_be_bytes());
@@ -176,9 +155,7 @@ impl TicketStatement {
     pub fn check_shape(&self, clock: &PoolClock) -> Result<Slot, TicketError> {
         let count = usize::from(self.count);
         if !(1..=MAX_COUNT).contains(&count) {
-            return Err(TicketError::Count {
-                found: self.count.into(),
-            });
+            return Err(TicketError::Count { found: self.count.into() });
         }
         let slot = clock.slot_of_ticket(self.slot_start, self.slot_end)?;
         for (at, nullifier) in self.nullifiers.iter().enumerate() {
@@ -189,14 +166,9 @@ impl TicketStatement {
                 _ => {}
             }
             if at < count
-                && let Some(first) = self.nullifiers[..at]
-                    .iter()
-                    .position(|earlier| earlier == nullifier)
+                && let Some(first) = self.nullifiers[..at].iter().position(|earlier| earlier == nullifier)
             {
-                return Err(TicketError::RepeatedNullifier {
-                    first: first + 1,
-                    second: position,
-                });
+                return Err(TicketError::RepeatedNullifier { first: first + 1, second: position });
             }
         }
         Ok(slot)
@@ -207,21 +179,13 @@ impl TicketStatement {
     ///
     /// # Errors
     /// [`TicketError`], the first check that fails.
-    pub fn check_ticket(
-        &self,
-        clock: &PoolClock,
-        offer: &OfferTerms,
-        stopped_root: Root,
-    ) -> Result<Slot, TicketError> {
+    pub fn check_ticket(&self, clock: &PoolClock, offer: &OfferTerms, stopped_root: Root) -> Result<Slot, TicketError> {
         let slot = self.check_shape(clock)?;
         if self.price.is_zero() {
             return Err(TicketError::WrongPurpose { price: 0 });
         }
         if self.price != offer.price {
-            return Err(TicketError::WrongPrice {
-                found: self.price.get(),
-                expected: offer.price.get(),
-            });
+            return Err(TicketError::WrongPrice { found: self.price.get(), expected: offer.price.get() });
         }
         self.check_common(offer.payee, offer.min_streamed, stopped_root)?;
         Ok(slot)
@@ -241,20 +205,13 @@ impl TicketStatement {
     ) -> Result<Slot, TicketError> {
         let slot = self.check_shape(clock)?;
         if !self.price.is_zero() {
-            return Err(TicketError::WrongPurpose {
-                price: self.price.get(),
-            });
+            return Err(TicketError::WrongPurpose { price: self.price.get() });
         }
         if self.count != 1 {
-            return Err(TicketError::Count {
-                found: self.count.into(),
-            });
+            return Err(TicketError::Count { found: self.count.into() });
         }
         if slot.end() > now {
-            return Err(TicketError::FutureRating {
-                slot_end: slot.end().get(),
-                now: now.get(),
-            });
+            return Err(TicketError::FutureRating { slot_end: slot.end().get(), now: now.get() });
         }
         self.check_common(payee, min_streamed, stopped_root)?;
         Ok(slot)
@@ -264,11 +221,7 @@ impl TicketStatement {
     ///
     /// # Errors
     /// [`TicketError::WrongMessage`].
-    pub fn check_message(
-        &self,
-        ephemeral_key: &[u8; 32],
-        provider: &ProviderDigest,
-    ) -> Result<(), TicketError> {
+    pub fn check_message(&self, ephemeral_key: &[u8; 32], provider: &ProviderDigest) -> Result<(), TicketError> {
         if self.message == TicketMessage::of_ticket(ephemeral_key, provider, self.slot_start) {
             Ok(())
         } else {
@@ -276,17 +229,9 @@ impl TicketStatement {
         }
     }
 
-    fn check_common(
-        &self,
-        payee: Owner,
-        min_streamed: Amount,
-        stopped_root: Root,
-    ) -> Result<(), TicketError> {
+    fn check_common(&self, payee: Owner, min_streamed: Amount, stopped_root: Root) -> Result<(), TicketError> {
         if self.payee != payee {
-            return Err(TicketError::WrongPayee {
-                found: self.payee.to_string(),
-                expected: payee.to_string(),
-            });
+            return Err(TicketError::WrongPayee { found: self.payee.to_string(), expected: payee.to_string() });
         }
         if self.min_streamed != min_streamed {
             let (found, expected) = (self.min_streamed.get(), min_streamed.get());

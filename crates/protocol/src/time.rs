@@ -114,12 +114,7 @@ impl UnixTime {
         let sum = self.0 + duration.0;
         if sum > Self::MAX.0 {
             let (left, right) = (self.0 as u128, duration.0 as u128);
-            return Err(RangeError::Overflow {
-                what: "time",
-                left,
-                right,
-                bits: Self::BITS,
-            });
+            return Err(RangeError::Overflow { what: "time", left, right, bits: Self::BITS });
         }
         Ok(Self(sum))
     }
@@ -133,11 +128,7 @@ impl UnixTime {
             Some(difference) => Ok(Self(difference)),
             None => {
                 let (left, right) = (self.0 as u128, duration.0 as u128);
-                Err(RangeError::Underflow {
-                    what: "time",
-                    left,
-                    right,
-                })
+                Err(RangeError::Underflow { what: "time", left, right })
             }
         }
     }
@@ -152,11 +143,7 @@ impl UnixTime {
     #[must_use]
     pub const fn saturating_add(self, duration: Seconds) -> Self {
         let sum = self.0 + duration.0;
-        if sum > Self::MAX.0 {
-            Self::MAX
-        } else {
-            Self(sum)
-        }
+        if sum > Self::MAX.0 { Self::MAX } else { Self(sum) }
     }
 
     /// Seconds from `earlier` to this time; 0 when `earlier` is not earlier.

@@ -48,25 +48,19 @@ pub struct Path<const LEVELS: usize = DEPTH>(pub [[Fr; ARITY - 1]; LEVELS]);
 
 impl<const LEVELS: usize> Path<LEVELS> {
     /// A path of zeros, as dummies have it.
-    pub const ZERO: Self =
-        Self([[Fr::new_unchecked(ark_ff::BigInt::new([0; 4])); ARITY - 1]; LEVELS]);
+    pub const ZERO: Self = Self([[Fr::new_unchecked(ark_ff::BigInt::new([0; 4])); ARITY - 1]; LEVELS]);
 
     /// The node at the top of the path of `node`, which stands at position `index` of its level.
     #[must_use]
-    pub fn root(&self, bottom: Fr, index: u64) -> Root {
-        Root::new(
-            self.0
-                .iter()
-                .enumerate()
-                .fold(bottom, |child, (level, siblings)| {
-                    let own = digit(index, level);
-                    let mut children = [child; ARITY];
-                    for (place, sibling) in (0..ARITY).filter(|&place| place != own).zip(siblings) {
-                        children[place] = *sibling;
-                    }
-                    node(&children)
-                }),
-        )
+    pub fn root(&self, bottom: Fr, index: u32) -> Root {
+        Root::new(self.0.iter().enumerate().fold(bottom, |child, (level, siblings)| {
+            let own = digit(index.into(), level);
+            let mut children = [child; ARITY];
+            for (place, sibling) in (0..ARITY).filter(|&place| place != own).zip(siblings) {
+                children[place] = *sibling;
+            }
+            node(&children)
+        }))
     }
 
     /// The siblings in one row, level by level.
@@ -88,10 +82,7 @@ impl<'de, const LEVELS: usize> Deserialize<'de> for Path<LEVELS> {
         use serde::de::Error;
         let texts = Vec::<String>::deserialize(deserializer)?;
         if texts.len() != LEVELS * (ARITY - 1) {
-            return Err(D::Error::invalid_length(
-                texts.len(),
-                &"three siblings for each level",
-            ));
+            return Err(D::Error::invalid_length(texts.len(), &"three siblings for each level"));
         }
         let mut path = Self::ZERO;
         for (sibling, text) in path.0.as_flattened_mut().iter_mut().zip(&texts) {
@@ -142,9 +133,7 @@ impl MerkleTree {
     /// An empty tree.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            levels: vec![Vec::new(); DEPTH + 1],
-        }
+        Self { levels: vec![Vec::new(); DEPTH + 1] }
     }
 
     /// A tree of these leaves.
@@ -179,19 +168,13 @@ impl MerkleTree {
     ///
     /// # Errors
     /// [`TreeError::Full`]; nothing is appended then.
-    pub fn append(
-        &mut self,
-        leaves: impl IntoIterator<Item = Commitment>,
-    ) -> Result<(), TreeError> {
+    pub fn append(&mut self, leaves: impl IntoIterator<Item = Commitment>) -> Result<(), TreeError> {
         let before = self.levels[0].len();
         self.levels[0].extend(leaves.into_iter().map(Commitment::to_fr));
         let after = self.levels[0].len();
         if after as u64 > CAPACITY {
             self.levels[0].truncate(before);
-            return Err(TreeError::Full {
-                len: before as u64,
-                adding: (after - before) as u64,
-            });
+            return Err(TreeError::Full { len: before as u64, adding: (after - before) as u64 });
         }
         if after > before {
             self.rehash_from(before);
@@ -218,12 +201,7 @@ impl MerkleTree {
     /// The root of all leaves.
     #[must_use]
     pub fn root(&self) -> Root {
-        Root::new(
-            self.levels[DEPTH]
-                .first()
-                .copied()
-                .unwrap_or(empty_roots()[DEPTH]),
-        )
+        Root::new(self.levels[DEPTH].first().copied().unwrap_or(empty_roots()[DEPTH]))
     }
 
     /// The root when the tree had `size` leaves.
@@ -238,7 +216,7 @@ impl MerkleTree {
     ///
     /// # Errors
     /// [`TreeError::NoSuchLeaf`].
-    pub fn path(&self, index: u64) -> Result<Path, TreeError> {
+    pub fn path(&self, index: u32) -> Result<Path, TreeError> {
         self.path_at(index, self.len())
     }
 
@@ -246,7 +224,8 @@ impl MerkleTree {
     ///
     /// # Errors
     /// [`TreeError::NoSuchLeaf`] or [`TreeError::SizeBeyondEnd`].
-    pub fn path_at(&self, index: u64, size: u64) -> Result<Path, TreeError> {
+    pub fn path_at(&self, index: u32, size: u64) -> Result<Path, TreeError> {
+        let index = u64::from(index);
         if index >= size {
             return Err(TreeError::NoSuchLeaf { index, size });
         }
@@ -261,11 +240,7 @@ impl MerkleTree {
         let batch = BATCH_LEAVES as u64;
         let (batch_index, k) = (from / batch, from % batch);
         if u64::from(m) <= k || u64::from(m) > batch {
-            return Err(TreeError::BadBatch {
-                from,
-                m: m.into(),
-                min: k + 1,
-            });
+            return Err(TreeError::BadBatch { from, m: m.into(), min: k + 1 });
         }
         let to = batch_index * batch + u64::from(m);
         let new_root = self.root_at(to)?;
@@ -291,11 +266,7 @@ impl MerkleTree {
             let children = &below[height];
             let parents = &mut above[0];
             parents.truncate(position);
-            parents.extend(
-                children[position * ARITY..]
-                    .chunks(ARITY)
-                    .map(|chunk| node(&padded(chunk, empty))),
-            );
+            parents.extend(children[position * ARITY..].chunks(ARITY).map(|chunk| node(&padded(chunk, empty))));
         }
     }
 
@@ -304,10 +275,7 @@ impl MerkleTree {
     /// Nodes left of it are full, nodes right of it empty.
     fn boundary(&self, size: u64) -> Result<[Fr; DEPTH + 1], TreeError> {
         if size > self.len() {
-            return Err(TreeError::SizeBeyondEnd {
-                len: self.len(),
-                size,
-            });
+            return Err(TreeError::SizeBeyondEnd { len: self.len(), size });
         }
         let empty = empty_roots();
         let mut nodes = *empty;
@@ -322,11 +290,7 @@ impl MerkleTree {
             children[..own].copy_from_slice(&self.levels[height][first..first + own]);
             children[own] = nodes[height];
             let untouched = own == 0 && nodes[height] == empty[height];
-            nodes[height + 1] = if untouched {
-                empty[height + 1]
-            } else {
-                node(&children)
-            };
+            nodes[height + 1] = if untouched { empty[height + 1] } else { node(&children) };
         }
         Ok(nodes)
     }
@@ -350,9 +314,7 @@ impl MerkleTree {
             for (place, sibling) in (0..ARITY).filter(|&place| place != own).zip(siblings) {
                 let at = first + place as u64;
                 *sibling = match at.cmp(&edge) {
-                    std::cmp::Ordering::Less => {
-                        self.levels[height][usize::try_from(at).expect("within a vector")]
-                    }
+                    std::cmp::Ordering::Less => self.levels[height][usize::try_from(at).expect("within a vector")],
                     std::cmp::Ordering::Equal => boundary[height],
                     std::cmp::Ordering::Greater => empty[height],
                 };
