@@ -1,1 +1,50 @@
-//! Waku protocols on rust-libp2p
+//! Waku protocols on rust-libp2p: relay, store v3, metadata, sharding, and a request-response facility for protocols
+//! of our own.
+//!
+//! [`Node::spawn`] starts a node and returns its [`NodeHandle`]. Each protocol is one module; request-response
+//! protocols are [`RequestHandler`]s that are registered while the node runs.
+
+mod archive;
+mod clock;
+mod error;
+mod key;
+mod limits;
+mod message;
+mod metadata;
+mod node;
+pub mod proto;
+mod relay;
+mod rpc;
+mod store;
+mod topics;
+
+pub use libp2p::{Multiaddr, PeerId, identity::PublicKey, multiaddr};
+pub use prost::bytes::Bytes;
+
+pub use crate::{
+    archive::{
+        Archive, ArchiveConfig, ArchiveError, ArchivedMessage, Expired, Page, PageEntry, PageQuery, Retention,
+        Selection, SqliteArchive,
+    },
+    clock::{Clock, ManualClock, SystemClock, Timestamp},
+    error::{DialError, NodeError, PublishError, RequestError},
+    key::{KeyError, NodeKey},
+    limits::{Exhausted, KeyedLimiter, Rate, TokenBucket},
+    message::{MAX_MESSAGE_BYTES, MAX_META_BYTES, MAX_TIMESTAMP_SKEW, MessageError, MessageHash, WakuMessage},
+    metadata::{METADATA_PROTOCOL, MalformedMetadata, PeerMetadata},
+    node::{
+        MetadataPolicy, Node, NodeConfig, NodeHandle, NodeLimits, NodeStats, Published, ReceivedMessage, StoreConfig,
+        Subscription,
+    },
+    relay::RELAY_PROTOCOL,
+    rpc::{Refusal, RequestHandler, RequestLimits, ServeLimits, ServeStats},
+    store::{
+        DEFAULT_PAGE_LIMIT, EligibilityStatus, GatedQuery, MAX_PAGE_LIMIT, MAX_QUERY_CONTENT_TOPICS, MAX_QUERY_HASHES,
+        MAX_REQUEST_ID_BYTES, STORE_PROTOCOL, StoreEntry, StoreError, StoreGate, StoreOutcome, StoreQueryRequest,
+        StoreQueryResponse, StoreStatus, StoreVerdict, request_bytes_without_proof,
+    },
+    topics::{
+        ClusterId, ContentTopic, ContentTopicParts, MAX_SHARDS_PER_CLUSTER, PubsubTopic, ShardIndex, Sharding,
+        TopicError,
+    },
+};

@@ -1,0 +1,327 @@
+//! The archive in one SQLite file.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sqlx::{
+    QueryBuilder, Row as _, Sqlite, SqlitePool,
+    sqlite::{
+        SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    },
+};
+
+use super::{Archive, ArchiveError, ArchivedMessage, Expired, Page, PageEntry, PageQuery, Retention, Selection};
+use crate::{
+    clock::Timestamp,
+    message::{MessageHash, WakuMessage},
+    topics::PubsubTopic,
+};
+
+/// Version of the schema, in SQLite's `user_version`.
+const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE message (
+    id INTEGER PRIMARY KEY,
+    timestamp INTEGER NOT NULL,
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    pubsub_topic TEXT NOT NULL,
+    content_topic TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX message_hash ON message (hash);
+CREATE INDEX message_time ON message (timestamp, hash);
+CREATE INDEX message_topic ON message (pubsub_topic, content_topic, timestamp, hash);
+";
+
+/// Rows that one statement deletes, so that no deletion keeps the writers waiting for long.
+const DELETE_BATCH: i64 = 1000;
+
+/// Connections that read at the same time.
+const READERS: u32 = 4;
+
+/// An archive in a SQLite file, in write-ahead mode: it survives the process being killed at any moment.
+#[derive(Debug)]
+pub struct SqliteArchive {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    rows: AtomicU64,
+}
+
+impl SqliteArchive {
+    /// Opens the archive, or makes it.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Database`]; [`ArchiveError::Migration`] if a newer version of this software made the file.
+    pub async fn open(path: &Path) -> Result<Self, ArchiveError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .auto_vacuum(SqliteAutoVacuum::Incremental)
+            .busy_timeout(Duration::from_secs(10))
+            .pragma("cache_size", "-16384")
+            .pragma("journal_size_limit", "67108864");
+        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
+        let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *transaction).await?;
+        match version {
+            0 => {
+                sqlx::raw_sql(SCHEMA).execute(&mut *transaction).await?;
+                sqlx::query("PRAGMA user_version = 1").execute(&mut *transaction).await?;
+            }
+            SCHEMA_VERSION => {}
+            newer => {
+                return Err(ArchiveError::Migration {
+                    path: path.display().to_string(),
+                    reason: format!("its schema has version {newer}, this software knows up to {SCHEMA_VERSION}"),
+                });
+            }
+        }
+        transaction.commit().await?;
+        let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM message").fetch_one(&writer).await?;
+        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
+        Ok(Self { writer, readers, rows: AtomicU64::new(u64::try_from(rows).unwrap_or(0)) })
+    }
+
+    async fn cursor_time(&self, cursor: MessageHash) -> Result<i64, ArchiveError> {
+        sqlx::query_scalar("SELECT timestamp FROM message WHERE hash = ?")
+            .bind(cursor.as_bytes().as_slice())
+            .fetch_optional(&self.readers)
+            .await?
+            .ok_or(ArchiveError::UnknownCursor { cursor })
+    }
+
+    /// Deletes rows older than `before`, or the `oldest` ones, in batches.
+    async fn delete(&self, before: Option<Timestamp>, oldest: Option<u64>) -> Result<u64, ArchiveError> {
+        let mut deleted = 0;
+        loop {
+            let batch = match oldest {
+                Some(oldest) => i64::try_from(oldest - deleted).unwrap_or(i64::MAX).min(DELETE_BATCH),
+                None => DELETE_BATCH,
+            };
+            if batch == 0 {
+                return Ok(deleted);
+            }
+            let gone = sqlx::query(
+                "DELETE FROM message WHERE id IN
+                 (SELECT id FROM message WHERE timestamp < ? ORDER BY timestamp, hash LIMIT ?)",
+            )
+            .bind(before.map_or(i64::MAX, Timestamp::as_nanos))
+            .bind(batch)
+            .execute(&self.writer)
+            .await?
+            .rows_affected();
+            self.rows.fetch_sub(gone, Ordering::SeqCst);
+            deleted += gone;
+            if gone < batch.unsigned_abs() {
+                return Ok(deleted);
+            }
+        }
+    }
+}
+
+/// Appends the conditions of cursor and direction, the order and the limit.
+fn push_window(builder: &mut QueryBuilder<Sqlite>, query: &PageQuery, cursor: Option<(i64, MessageHash)>, limit: i64) {
+    if let Some((timestamp, hash)) = cursor {
+        let comparison = if query.forward { " AND (timestamp, hash) > (" } else { " AND (timestamp, hash) < (" };
+        builder.push(comparison).push_bind(timestamp).push(", ").push_bind(hash.as_bytes().to_vec()).push(")");
+    }
+    builder
+        .push(if query.forward {
+            " ORDER BY timestamp, hash LIMIT "
+        } else {
+            " ORDER BY timestamp DESC, hash DESC LIMIT "
+        })
+        .push_bind(limit);
+}
+
+/// The statement of a page. Each content topic is its own walk along the index, so that the cost of a page doesn't
+/// grow with the archive; the walks are merged, and only the winners' bodies are read.
+fn page_statement(query: &PageQuery, cursor: Option<(i64, MessageHash)>) -> QueryBuilder<Sqlite> {
+    let limit = i64::from(query.limit) + 1;
+    let mut builder = QueryBuilder::new("SELECT m.timestamp AS timestamp, m.hash AS hash");
+    if query.include_data {
+        builder.push(", m.pubsub_topic AS pubsub_topic, m.body AS body");
+    }
+    builder.push(" FROM (");
+    match &query.selection {
+        Selection::Content { topics, time_start, time_end } => {
+            let walks = match topics {
+                Some((pubsub, topics)) => {
+                    let mut topics: Vec<_> = topics.iter().collect();
+                    topics.sort();
+                    topics.dedup();
+                    topics.into_iter().map(|topic| Some((pubsub.to_string(), topic.as_str().to_owned()))).collect()
+                }
+                None => vec![None],
+            };
+            for (index, walk) in walks.into_iter().enumerate() {
+                builder.push(if index == 0 {
+                    "SELECT * FROM (SELECT id, timestamp, hash FROM message WHERE "
+                } else {
+                    " UNION ALL SELECT * FROM (SELECT id, timestamp, hash FROM message WHERE "
+                });
+                match walk {
+                    Some((pubsub, content)) => {
+                        builder.push("pubsub_topic = ").push_bind(pubsub);
+                        builder.push(" AND content_topic = ").push_bind(content);
+                    }
+                    None => {
+                        builder.push("TRUE");
+                    }
+                }
+                if let Some(start) = time_start {
+                    builder.push(" AND timestamp >= ").push_bind(start.as_nanos());
+                }
+                if let Some(end) = time_end {
+                    builder.push(" AND timestamp <= ").push_bind(end.as_nanos());
+                }
+                push_window(&mut builder, query, cursor, limit);
+                builder.push(")");
+            }
+        }
+        Selection::Hashes(hashes) => {
+            builder.push("SELECT id, timestamp, hash FROM message WHERE hash IN (");
+            let mut list = builder.separated(", ");
+            for hash in hashes {
+                list.push_bind(hash.as_bytes().to_vec());
+            }
+            builder.push(")");
+            push_window(&mut builder, query, cursor, limit);
+        }
+    }
+    builder.push(") AS k JOIN message AS m ON m.id = k.id");
+    builder
+        .push(if query.forward {
+            " ORDER BY k.timestamp, k.hash LIMIT "
+        } else {
+            " ORDER BY k.timestamp DESC, k.hash DESC LIMIT "
+        })
+        .push_bind(limit);
+    builder
+}
+
+fn decode(row: &SqliteRow, include_data: bool) -> Result<PageEntry, ArchiveError> {
+    let raw: Vec<u8> = row.try_get("hash")?;
+    let corrupt = || ArchiveError::Corrupt { hash: hex::encode(&raw) };
+    let hash = MessageHash::try_from(raw.as_slice()).map_err(|_| corrupt())?;
+    let data = if include_data {
+        let topic: &str = row.try_get("pubsub_topic")?;
+        let topic: PubsubTopic = topic.parse().map_err(|_| corrupt())?;
+        let body: &[u8] = row.try_get("body")?;
+        let message = WakuMessage::decode(body).map_err(|_| corrupt())?;
+        Some((topic, Arc::new(message)))
+    } else {
+        None
+    };
+    Ok(PageEntry { hash, data })
+}
+
+#[async_trait]
+impl Archive for SqliteArchive {
+    async fn insert(&self, messages: &[ArchivedMessage]) -> Result<u64, ArchiveError> {
+        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut new = 0;
+        for message in messages {
+            new += sqlx::query(
+                "INSERT INTO message (timestamp, hash, pubsub_topic, content_topic, body) VALUES (?, ?, ?, ?, ?)
+                 ON CONFLICT (hash) DO NOTHING",
+            )
+            .bind(message.message.timestamp.map_or(0, Timestamp::as_nanos))
+            .bind(message.hash.as_bytes().as_slice())
+            .bind(message.pubsub_topic.to_string())
+            .bind(message.message.content_topic.as_str())
+            .bind(message.message.encode().as_ref())
+            .execute(&mut *transaction)
+            .await?
+            .rows_affected();
+        }
+        transaction.commit().await?;
+        self.rows.fetch_add(new, Ordering::SeqCst);
+        Ok(new)
+    }
+
+    async fn page(&self, query: &PageQuery) -> Result<Page, ArchiveError> {
+        let cursor = match query.cursor {
+            Some(cursor) => Some((self.cursor_time(cursor).await?, cursor)),
+            None => None,
+        };
+        let mut rows = page_statement(query, cursor).build().fetch_all(&self.readers).await?;
+        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let mut entries = rows.iter().map(|row| decode(row, query.include_data)).collect::<Result<Vec<_>, _>>()?;
+        if !query.forward {
+            entries.reverse();
+        }
+        Ok(Page { entries, more })
+    }
+
+    async fn contains(&self, hash: MessageHash) -> Result<bool, ArchiveError> {
+        Ok(sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM message WHERE hash = ?)")
+            .bind(hash.as_bytes().as_slice())
+            .fetch_one(&self.readers)
+            .await?)
+    }
+
+    async fn count(&self) -> Result<u64, ArchiveError> {
+        Ok(self.rows.load(Ordering::SeqCst))
+    }
+
+    async fn used_bytes(&self) -> Result<u64, ArchiveError> {
+        let bytes: i64 = sqlx::query_scalar(
+            "SELECT (p.page_count - f.freelist_count) * s.page_size
+             FROM pragma_page_count AS p, pragma_freelist_count AS f, pragma_page_size AS s",
+        )
+        .fetch_one(&self.writer)
+        .await?;
+        Ok(u64::try_from(bytes).unwrap_or(0))
+    }
+
+    async fn expire(&self, retention: &Retention, now: Timestamp) -> Result<Expired, ArchiveError> {
+        let mut expired = Expired::default();
+        if let Some(age) = retention.max_age {
+            expired.by_age = self.delete(Some(now.saturating_sub(age)), None).await?;
+        }
+        if let Some(max) = retention.max_messages {
+            let excess = self.rows.load(Ordering::SeqCst).saturating_sub(max);
+            expired.by_count = self.delete(None, Some(excess)).await?;
+        }
+        if let Some(max) = retention.max_bytes {
+            loop {
+                let used = self.used_bytes().await?;
+                let rows = self.rows.load(Ordering::SeqCst);
+                if used <= max || rows == 0 {
+                    break;
+                }
+                // As many rows as the excess is worth on average, then look again.
+                let share = u128::from(rows) * u128::from(used - max) / u128::from(used);
+                let batch = u64::try_from(share).unwrap_or(rows).clamp(1, DELETE_BATCH.unsigned_abs());
+                let gone = self.delete(None, Some(batch)).await?;
+                if gone == 0 {
+                    break;
+                }
+                expired.by_size += gone;
+            }
+        }
+        if expired != Expired::default() {
+            // Gives pages back to the file system, a bounded number at a time.
+            sqlx::query("PRAGMA incremental_vacuum(4096)").fetch_all(&self.writer).await?;
+        }
+        Ok(expired)
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}

@@ -1,0 +1,547 @@
+//! The node: its setup, its task, and the handle by which everything else uses it.
+
+mod config;
+mod connections;
+mod driver;
+mod subscription;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::AsyncWriteExt as _;
+use libp2p::{Multiaddr, PeerId, StreamProtocol};
+use prost::bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    config::{MetadataPolicy, NodeConfig, NodeLimits, StoreConfig},
+    subscription::{ReceivedMessage, Subscription},
+};
+use self::{
+    driver::{Command, Condition},
+    subscription::{Interest, Subscribers},
+};
+use crate::{
+    archive::{Archive, ArchiveWriter},
+    clock::{Clock, Timestamp},
+    error::{DialError, NodeError, PublishError, RequestError},
+    key::NodeKey,
+    message::{MessageHash, WakuMessage},
+    metadata::PeerMetadata,
+    rpc::{
+        FrameError, OpenError, OpenStream, Registry, RequestHandler, RequestLimits, ServeLimits, ServeStats,
+        read_frame, write_frame,
+    },
+    store::{self, StoreError, StoreGate, StoreQueryRequest, StoreQueryResponse, StoreServer},
+    topics::{ClusterId, ContentTopic, PubsubTopic, ShardIndex, Sharding, TopicError},
+};
+
+/// A Waku node.
+#[derive(Debug)]
+pub struct Node(());
+
+impl Node {
+    /// Starts a node; it listens when this returns. It stops when [`NodeHandle::shutdown`] is called, or when all
+    /// handles are dropped (a served handler that owns a handle keeps the node alive).
+    ///
+    /// # Errors
+    /// [`NodeError::Config`], [`NodeError::Topic`], [`NodeError::Listen`], [`NodeError::Archive`].
+    pub async fn spawn(config: NodeConfig) -> Result<NodeHandle, NodeError> {
+        driver::spawn(config).await
+    }
+}
+
+/// A message that was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The shard it went to.
+    pub pubsub_topic: PubsubTopic,
+    /// Its deterministic hash.
+    pub hash: MessageHash,
+    /// Peers that relay the shard and that it was sent to.
+    pub relay_peers: usize,
+}
+
+/// Counters of a node since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeStats {
+    /// Messages relayed to the node and accepted.
+    pub relay_accepted: u64,
+    /// Messages relayed to the node that break the rules.
+    pub relay_rejected: u64,
+    /// Messages relayed to the node that were neither accepted nor held against their bearer.
+    pub relay_ignored: u64,
+    /// Messages that were not archived, because the queue was full or the database failed.
+    pub archive_lost: u64,
+    /// Peers that were disconnected because of their metadata.
+    pub incompatible_peers: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    relay_accepted: AtomicU64,
+    relay_rejected: AtomicU64,
+    relay_ignored: AtomicU64,
+    incompatible_peers: AtomicU64,
+}
+
+struct Shared {
+    key: NodeKey,
+    cluster: ClusterId,
+    sharding: Sharding,
+    shards: Vec<ShardIndex>,
+    relay: bool,
+    clock: Arc<dyn Clock>,
+    commands: mpsc::Sender<Command>,
+    addresses: watch::Receiver<Vec<Multiaddr>>,
+    registry: Arc<Registry>,
+    subscribers: Arc<Subscribers>,
+    archive: Option<Arc<dyn Archive>>,
+    writer: Option<ArchiveWriter>,
+    store_server: Option<Arc<StoreServer>>,
+    counters: Arc<Counters>,
+    stopped: CancellationToken,
+}
+
+/// Uses a running node; clones share it.
+#[derive(Clone)]
+pub struct NodeHandle {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for NodeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeHandle").field("peer_id", &self.peer_id().to_string()).finish_non_exhaustive()
+    }
+}
+
+impl NodeHandle {
+    /// The node's identity.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.shared.key.peer_id()
+    }
+
+    /// The node's key, to sign with.
+    #[must_use]
+    pub fn key(&self) -> &NodeKey {
+        &self.shared.key
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.shared.cluster
+    }
+
+    /// How content topics map to shards.
+    #[must_use]
+    pub fn sharding(&self) -> Sharding {
+        self.shared.sharding
+    }
+
+    /// The shards that the node relays.
+    #[must_use]
+    pub fn shards(&self) -> &[ShardIndex] {
+        &self.shared.shards
+    }
+
+    /// The node's clock.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.shared.clock
+    }
+
+    /// Its wall-clock time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.shared.clock.now()
+    }
+
+    /// Addresses that the node listens on, each ending in its `/p2p/<peer id>`.
+    #[must_use]
+    pub fn listen_addrs(&self) -> Vec<Multiaddr> {
+        self.shared.addresses.borrow().clone()
+    }
+
+    /// The shard that a content topic belongs to.
+    ///
+    /// # Errors
+    /// [`TopicError::StaticSharding`] unless the network autoshards, and those of [`ContentTopic::shard`].
+    pub fn pubsub_topic(&self, content_topic: &ContentTopic) -> Result<PubsubTopic, TopicError> {
+        match self.shared.sharding {
+            Sharding::Auto { shards } => Ok(PubsubTopic::new(self.shared.cluster, content_topic.shard(shards)?)),
+            Sharding::Static => Err(TopicError::StaticSharding),
+        }
+    }
+
+    // Peers
+
+    /// Connects to `/ip4/../tcp/../p2p/<peer id>`, and returns when the peer has said that it belongs to this network.
+    /// Returns at once if it is connected already.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub async fn dial(&self, address: &Multiaddr) -> Result<PeerId, DialError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Dial { address: address.clone(), reply }).await.map_err(|()| DialError::Stopped)?;
+        answer.await.unwrap_or(Err(DialError::Stopped))
+    }
+
+    /// [`NodeHandle::dial`] with a time limit.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    pub async fn dial_within(&self, address: &Multiaddr, limit: Duration) -> Result<PeerId, DialError> {
+        timeout(limit, self.dial(address)).await.unwrap_or(Err(DialError::Timeout { timeout: limit }))
+    }
+
+    /// Closes all connections with a peer.
+    pub async fn disconnect(&self, peer: PeerId) {
+        let _ = self.send(Command::Disconnect { peer }).await;
+    }
+
+    /// Peers that are connected and belong to this network.
+    pub async fn connected_peers(&self) -> Vec<PeerId> {
+        self.ask(|reply| Command::Peers { reply }).await.unwrap_or_default().into_iter().map(|(peer, _)| peer).collect()
+    }
+
+    /// Connected peers and what they said about themselves, if they did.
+    pub async fn peers_metadata(&self) -> Vec<(PeerId, Option<PeerMetadata>)> {
+        self.ask(|reply| Command::Peers { reply }).await.unwrap_or_default()
+    }
+
+    /// Waits until a peer is connected and known to belong to this network.
+    ///
+    /// # Errors
+    /// [`NodeError::Timeout`], [`NodeError::Stopped`].
+    pub async fn wait_for_peer(&self, peer: PeerId, limit: Duration) -> Result<(), NodeError> {
+        self.wait(Condition::Connected(peer), limit, || format!("a connection with {peer}")).await
+    }
+
+    /// Waits until a peer is no longer connected.
+    ///
+    /// # Errors
+    /// [`NodeError::Timeout`], [`NodeError::Stopped`].
+    pub async fn wait_for_disconnect(&self, peer: PeerId, limit: Duration) -> Result<(), NodeError> {
+        self.wait(Condition::Disconnected(peer), limit, || format!("the end of the connection with {peer}")).await
+    }
+
+    /// Connected peers that relay a shard; a message published now reaches them.
+    pub async fn peers_on_topic(&self, topic: PubsubTopic) -> usize {
+        self.ask(|reply| Command::TopicPeers { topic, reply }).await.unwrap_or(0)
+    }
+
+    /// Waits until at least `peers` connected peers relay a shard.
+    ///
+    /// # Errors
+    /// [`NodeError::Timeout`], [`NodeError::NoRelay`], [`NodeError::Stopped`].
+    pub async fn wait_for_topic_peers(
+        &self,
+        topic: PubsubTopic,
+        peers: usize,
+        limit: Duration,
+    ) -> Result<(), NodeError> {
+        self.check_relay()?;
+        self.wait(Condition::TopicPeers(topic, peers), limit, || format!("{peers} peers that relay {topic}")).await
+    }
+
+    /// Waits until the node's own mesh of a shard has at least `peers` peers.
+    ///
+    /// # Errors
+    /// [`NodeError::Timeout`], [`NodeError::NoRelay`], [`NodeError::Stopped`].
+    pub async fn wait_for_mesh(&self, topic: PubsubTopic, peers: usize, limit: Duration) -> Result<(), NodeError> {
+        self.check_relay()?;
+        self.wait(Condition::Mesh(topic, peers), limit, || format!("{peers} peers in the mesh of {topic}")).await
+    }
+
+    // Relay
+
+    /// Publishes a message in the shard of its content topic. The node's own subscriptions and archive get it too.
+    ///
+    /// # Errors
+    /// [`PublishError`]; then nobody got it.
+    pub async fn publish(&self, message: WakuMessage) -> Result<Published, PublishError> {
+        let topic = self.pubsub_topic(&message.content_topic)?;
+        self.publish_to(topic, message).await
+    }
+
+    /// Publishes a message in a shard.
+    ///
+    /// # Errors
+    /// [`PublishError`]; then nobody got it.
+    pub async fn publish_to(&self, topic: PubsubTopic, message: WakuMessage) -> Result<Published, PublishError> {
+        if topic.cluster != self.shared.cluster {
+            return Err(PublishError::WrongCluster { topic, cluster: self.shared.cluster });
+        }
+        message.validate(self.now())?;
+        self.ask(|reply| Command::Publish { topic, message, reply }).await.unwrap_or(Err(PublishError::Stopped))
+    }
+
+    /// Messages of some content topics, from now on; the node relays their shards.
+    ///
+    /// # Errors
+    /// [`NodeError::ShardNotJoined`], [`NodeError::Topic`], [`NodeError::TooManySubscriptions`],
+    /// [`NodeError::NoRelay`].
+    pub fn subscribe(&self, content_topics: impl IntoIterator<Item = ContentTopic>) -> Result<Subscription, NodeError> {
+        let content_topics: std::collections::HashSet<_> = content_topics.into_iter().collect();
+        if matches!(self.shared.sharding, Sharding::Auto { .. }) {
+            for topic in &content_topics {
+                self.check_joined(self.pubsub_topic(topic)?)?;
+            }
+        }
+        self.open_subscription(Interest { pubsub_topic: None, content_topics: Some(content_topics) })
+    }
+
+    /// All messages of one shard, from now on.
+    ///
+    /// # Errors
+    /// [`NodeError::ShardNotJoined`], [`NodeError::TooManySubscriptions`], [`NodeError::NoRelay`].
+    pub fn subscribe_shard(&self, topic: PubsubTopic) -> Result<Subscription, NodeError> {
+        self.check_joined(topic)?;
+        self.open_subscription(Interest { pubsub_topic: Some(topic), content_topics: None })
+    }
+
+    /// All messages of all relayed shards, from now on.
+    ///
+    /// # Errors
+    /// [`NodeError::TooManySubscriptions`], [`NodeError::NoRelay`].
+    pub fn subscribe_all(&self) -> Result<Subscription, NodeError> {
+        self.open_subscription(Interest::default())
+    }
+
+    fn open_subscription(&self, interest: Interest) -> Result<Subscription, NodeError> {
+        self.check_relay()?;
+        if self.shared.stopped.is_cancelled() {
+            return Err(NodeError::Stopped);
+        }
+        self.shared.subscribers.add(interest)
+    }
+
+    fn check_joined(&self, topic: PubsubTopic) -> Result<(), NodeError> {
+        if topic.cluster == self.shared.cluster && self.shared.shards.contains(&topic.shard) {
+            Ok(())
+        } else {
+            Err(NodeError::ShardNotJoined { topic })
+        }
+    }
+
+    fn check_relay(&self) -> Result<(), NodeError> {
+        if self.shared.relay { Ok(()) } else { Err(NodeError::NoRelay) }
+    }
+
+    // Requests
+
+    /// Sends one request over a stream of its own to a connected peer, and reads its one answer.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn request(
+        &self,
+        peer: PeerId,
+        protocol: &str,
+        request: impl Into<Bytes>,
+        limits: RequestLimits,
+    ) -> Result<Bytes, RequestError> {
+        let request = request.into();
+        let len = request.len() as u64;
+        if len > limits.max_request_bytes {
+            return Err(RequestError::RequestTooLarge { len, max: limits.max_request_bytes });
+        }
+        let id = StreamProtocol::try_from_owned(protocol.to_owned())
+            .map_err(|_| RequestError::InvalidProtocol { protocol: protocol.to_owned() })?;
+        let exchange = async {
+            let (reply, opened) = oneshot::channel();
+            self.send(Command::Open { peer, open: OpenStream { protocol: id, reply } })
+                .await
+                .map_err(|()| RequestError::Stopped)?;
+            exchange(peer, opened, &request, limits).await
+        };
+        timeout(limits.timeout, exchange).await.unwrap_or(Err(RequestError::Timeout { peer, timeout: limits.timeout }))
+    }
+
+    /// Serves a protocol from now on.
+    ///
+    /// # Errors
+    /// [`NodeError::InvalidProtocol`], [`NodeError::AlreadyServed`], [`NodeError::Stopped`].
+    pub async fn serve(
+        &self,
+        protocol: &str,
+        limits: ServeLimits,
+        handler: Arc<dyn RequestHandler>,
+    ) -> Result<(), NodeError> {
+        let id = stream_protocol(protocol)?;
+        if !self.shared.registry.register(id, limits, handler) {
+            return Err(NodeError::AlreadyServed { protocol: protocol.to_owned() });
+        }
+        self.send(Command::ProtocolsChanged).await.map_err(|()| NodeError::Stopped)
+    }
+
+    /// Serves a protocol no longer. Requests at work are finished. Returns whether it was served.
+    pub async fn unserve(&self, protocol: &str) -> bool {
+        let Ok(id) = stream_protocol(protocol) else { return false };
+        let served = self.shared.registry.unregister(&id);
+        let _ = self.send(Command::ProtocolsChanged).await;
+        served
+    }
+
+    /// Counters of a served protocol; `None` if it isn't served.
+    #[must_use]
+    pub fn serve_stats(&self, protocol: &str) -> Option<ServeStats> {
+        self.shared.registry.stats(&stream_protocol(protocol).ok()?)
+    }
+
+    // Store
+
+    /// Asks a connected peer's archive. A refusal is an answer too: see [`StoreQueryResponse::into_result`].
+    ///
+    /// # Errors
+    /// [`StoreError`], except [`StoreError::Status`].
+    pub async fn store_query(
+        &self,
+        peer: PeerId,
+        request: &StoreQueryRequest,
+    ) -> Result<StoreQueryResponse, StoreError> {
+        self.store_query_with(peer, request, store::default_request_limits()).await
+    }
+
+    /// [`NodeHandle::store_query`] with bounds of one's own.
+    ///
+    /// # Errors
+    /// [`StoreError`], except [`StoreError::Status`].
+    pub async fn store_query_with(
+        &self,
+        peer: PeerId,
+        request: &StoreQueryRequest,
+        limits: RequestLimits,
+    ) -> Result<StoreQueryResponse, StoreError> {
+        store::query(self, peer, request, limits).await
+    }
+
+    /// Puts a gate before the node's Store, or takes it away. A node that sells its archive from the start gives the gate
+    /// in its configuration instead. False if the node serves no Store.
+    #[must_use]
+    pub fn set_store_gate(&self, gate: Option<Arc<dyn StoreGate>>) -> bool {
+        match &self.shared.store_server {
+            Some(server) => {
+                server.set_gate(gate);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The node's own archive.
+    #[must_use]
+    pub fn archive(&self) -> Option<&Arc<dyn Archive>> {
+        self.shared.archive.as_ref()
+    }
+
+    /// Waits until all messages received so far are in the archive.
+    pub async fn flush_archive(&self) {
+        if let Some(writer) = &self.shared.writer {
+            writer.flush().await;
+        }
+    }
+
+    // Life
+
+    /// Counters since the start.
+    #[must_use]
+    pub fn stats(&self) -> NodeStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        NodeStats {
+            relay_accepted: read(&self.shared.counters.relay_accepted),
+            relay_rejected: read(&self.shared.counters.relay_rejected),
+            relay_ignored: read(&self.shared.counters.relay_ignored),
+            archive_lost: self.shared.writer.as_ref().map_or(0, ArchiveWriter::lost),
+            incompatible_peers: read(&self.shared.counters.incompatible_peers),
+        }
+    }
+
+    /// Closes all connections, ends all subscriptions, writes what waits for the archive, and closes it. Later calls
+    /// of anything but this fail. Safe to call twice.
+    pub async fn shutdown(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.send(Command::Shutdown { reply }).await.is_ok() {
+            let _ = done.await;
+        }
+        self.shared.stopped.cancelled().await;
+    }
+
+    async fn send(&self, command: Command) -> Result<(), ()> {
+        self.shared.commands.send(command).await.map_err(|_| ())
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    async fn wait(
+        &self,
+        condition: Condition,
+        limit: Duration,
+        what: impl FnOnce() -> String,
+    ) -> Result<(), NodeError> {
+        match timeout(limit, self.ask(|reply| Command::Wait { condition, reply })).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => Err(NodeError::Stopped),
+            Err(_) => Err(NodeError::Timeout { what: what(), timeout: limit }),
+        }
+    }
+}
+
+fn stream_protocol(protocol: &str) -> Result<StreamProtocol, NodeError> {
+    StreamProtocol::try_from_owned(protocol.to_owned())
+        .map_err(|_| NodeError::InvalidProtocol { protocol: protocol.to_owned() })
+}
+
+/// One request and its answer over a stream that is being opened.
+async fn exchange(
+    peer: PeerId,
+    opened: oneshot::Receiver<crate::rpc::Opened>,
+    request: &[u8],
+    limits: RequestLimits,
+) -> Result<Bytes, RequestError> {
+    let mut stream = match opened.await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err((e, protocol))) => {
+            return Err(match e {
+                OpenError::NotConnected => RequestError::NotConnected { peer },
+                OpenError::Unsupported => RequestError::UnsupportedProtocol { peer, protocol: protocol.to_string() },
+                OpenError::Timeout => RequestError::Timeout { peer, timeout: limits.timeout },
+                OpenError::Busy { pending } => RequestError::Busy { peer, pending },
+                OpenError::Io(e) => {
+                    tracing::debug!(error = %e, "no stream could be opened");
+                    RequestError::NoAnswer { peer }
+                }
+            });
+        }
+        Err(_) => return Err(RequestError::NoAnswer { peer }),
+    };
+    // A responder may refuse before it reads, and reset the stream under the request: its answer is there all the same.
+    if write_frame(&mut stream, request).await.is_ok() {
+        let _ = stream.close().await;
+    }
+    read_frame(&mut stream, limits.max_response_bytes).await.map_err(|e| match e {
+        FrameError::TooLarge { len, max } => RequestError::ResponseTooLarge { peer, len, max },
+        FrameError::Malformed => RequestError::MalformedFrame { peer },
+        FrameError::Io(e) => {
+            tracing::debug!(error = %e, "a stream ended before the answer");
+            RequestError::NoAnswer { peer }
+        }
+    })
+}
