@@ -91,8 +91,11 @@ export function inputsHash(main, options) {
 const artefact = (name, suffix) => path.join(ROOT, OUT, `${name}.${suffix}`);
 const outputsHash = (name) => sha256(SUFFIXES.map((suffix) => sha256(readFileSync(artefact(name, suffix)))).join());
 
-/** Whether the artefacts on disk are those that `inputs` compiled to. */
-function isCurrent(name, inputs) {
+const OPTIONS = ['--r1cs', '--wasm', '--sym', '--O2', '--inspect'];
+const mainOf = (name) => `circuits/main/${name}.circom`;
+
+/** Whether the artefacts on disk are those of the sources on disk. */
+export function isCurrent(name, inputs = inputsHash(mainOf(name), OPTIONS)) {
   const stamp = artefact(name, 'stamp.json');
   if (![stamp, ...SUFFIXES.map((suffix) => artefact(name, suffix))].every(existsSync)) return false;
   try {
@@ -104,15 +107,13 @@ function isCurrent(name, inputs) {
 }
 
 async function compile(name, force) {
-  const options = ['--r1cs', '--wasm', '--sym', '--O2', '--inspect'];
-  const main = `circuits/main/${name}.circom`;
-  const inputs = inputsHash(main, options);
+  const inputs = inputsHash(mainOf(name), OPTIONS);
   if (!force && isCurrent(name, inputs)) return { seconds: 0, skipped: true };
 
   const started = process.hrtime.bigint();
   const temporary = `${OUT}/.${name}-${process.pid}`;
   try {
-    const findings = inspectionFindings(await circom(main, temporary, options));
+    const findings = inspectionFindings(await circom(mainOf(name), temporary, OPTIONS));
     if (findings.length > 0) throw new Error(`the inspection of ${name} found:\n${findings.join('\n')}`);
     rmSync(artefact(name, 'stamp.json'), { force: true });
     renameSync(path.join(ROOT, temporary, `${name}.r1cs`), artefact(name, 'r1cs'));

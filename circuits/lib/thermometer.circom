@@ -11,12 +11,14 @@ template Thermometer(n) {
     var sum = 0;
     for (var i = 0; i < n; i++) {
         out[i] <-- i < count ? 1 : 0;
+        // TH1: flags are booleans
         Boolean()(out[i]);
         sum += out[i];
     }
-    // No flag without the one before it, so the ones come first and their number decides all flags.
+    // TH2: no flag without the one before it, so the ones come first and their number decides them all
     for (var i = 1; i < n; i++) {
         out[i] * (1 - out[i - 1]) === 0;
     }
+    // TH3: the flags count to count
     sum === count;
 }
