@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use libp2p::PeerId;
+use tributary_waku::PeerId;
 
 /// Bounds of a free tier. All zero means that nothing is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,12 @@
 //! Verifies tickets, serves what they buy, and claims from the streams that pay.
+//!
+//! A [`check::TicketChecker`] takes a proof of payment through every check, cheapest first, and stores its nullifiers durably before
+//! anything is served. Each [`service::Service`] admits its uses at a [`till::Till`].
 
 pub mod batch;
+pub mod chain;
+pub mod check;
 pub mod free;
+pub mod service;
 pub mod store;
+pub mod till;

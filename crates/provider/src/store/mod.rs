@@ -249,7 +249,7 @@ pub enum Reserved {
     },
 }
 
-/// The right to serve one stored ticket once. Dropped unsettled it counts as failed.
+/// The right to serve one stored ticket once. Dropped unsettled it counts as failed; so does one whose taker went away while it was stored.
 #[derive(Debug)]
 pub struct Ticket {
     slot: Slot,
@@ -257,7 +257,8 @@ pub struct Ticket {
     nullifiers: Vec<[u8; 32]>,
     request: RequestDigest,
     shared: Arc<Shared>,
-    settled: bool,
+    /// Whether the nullifiers are stored and nothing is said yet of what became of them.
+    open: bool,
 }
 
 impl Ticket {
@@ -271,6 +272,12 @@ impl Ticket {
     #[must_use]
     pub const fn slot(&self) -> Slot {
         self.slot
+    }
+
+    /// Nullifiers that it spent, 1 to 4.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.nullifiers.len()
     }
 
     /// Marks the ticket as served. To be awaited *before* the answer is handed over: what is then said of the ticket after a kill is true.
@@ -294,7 +301,7 @@ impl Ticket {
         let job = Job::Settle { slot: self.slot.start().get(), nullifiers: self.nullifiers.clone(), outcome, reply: Some(reply) };
         self.shared.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)??;
-        self.settled = true;
+        self.open = false;
         self.shared.front.write().settle(self.slot.start().get(), &self.nullifiers, self.request, outcome);
         Ok(())
     }
@@ -302,7 +309,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.settled {
+        if !self.open {
             return;
         }
         // A full queue loses only the mark: the ticket stays spent and counts as interrupted after the next start.
@@ -455,18 +462,18 @@ impl NullifierStore {
             Some(first) if nullifiers.len() <= 4 => *first,
             _ => return Err(StoreError::Count { found: nullifiers.len() }),
         };
-        let keys: Vec<[u8; 32]> = nullifiers.iter().map(|nf| nf.to_be_bytes()).collect();
+        let ticket = Ticket {
+            slot,
+            first,
+            nullifiers: nullifiers.iter().map(|nf| nf.to_be_bytes()).collect(),
+            request,
+            shared: Arc::clone(&self.shared),
+            open: false,
+        };
         let (reply, answer) = oneshot::channel();
-        self.send(Job::Reserve { slot: slot.start().get(), nullifiers: keys.clone(), request, now: now.get(), reply }).await?;
+        self.send(Job::Reserve { ticket, now: now.get(), reply }).await?;
         Ok(match answer.await.map_err(|_| StoreError::Closed)?? {
-            writer::ReserveAnswer::New => Reserved::New(Ticket {
-                slot,
-                first,
-                nullifiers: keys,
-                request,
-                shared: Arc::clone(&self.shared),
-                settled: false,
-            }),
+            writer::ReserveAnswer::New(ticket) => Reserved::New(ticket),
             writer::ReserveAnswer::Spent { index, spent } => Reserved::Spent { nullifier: nullifiers[index], spent },
             writer::ReserveAnswer::BelowFloor { floor } => Reserved::BelowFloor { floor: time(floor) },
         })

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 use super::witness::{Record, Witness};
-use super::{Front, OnMissing, Outcome, Recovery, RequestDigest, Spent, StoreError, StoreOptions};
+use super::{Front, OnMissing, Outcome, Recovery, RequestDigest, Spent, StoreError, StoreOptions, Ticket};
 
 /// Version of the tables.
 const SCHEMA: i64 = 1;
@@ -22,15 +22,28 @@ const BATCH: usize = 256;
 const PRUNE_STEP: i64 = 2000;
 
 pub(super) enum ReserveAnswer {
-    New,
+    New(Ticket),
     Spent { index: usize, spent: Spent },
     BelowFloor { floor: u64 },
+}
+
+impl ReserveAnswer {
+    /// After the commit: from here on the ticket must be settled.
+    fn stored(self) -> Self {
+        match self {
+            Self::New(mut ticket) => {
+                ticket.open = true;
+                Self::New(ticket)
+            }
+            other => other,
+        }
+    }
 }
 
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 pub(super) enum Job {
-    Reserve { slot: u64, nullifiers: Vec<[u8; 32]>, request: RequestDigest, now: u64, reply: Reply<ReserveAnswer> },
+    Reserve { ticket: Ticket, now: u64, reply: Reply<ReserveAnswer> },
     Settle { slot: u64, nullifiers: Vec<[u8; 32]>, outcome: Outcome, reply: Option<Reply<()>> },
     Lookup { slot: u64, nullifier: [u8; 32], reply: Reply<Option<Spent>> },
     Prune { through: Option<u64>, now: u64, reply: Reply<()> },
@@ -319,18 +332,20 @@ impl Writer {
                 Job::Count { reply } => {
                     let _ = reply.send(self.count().await);
                 }
-                Job::Reserve { slot, nullifiers, request, now, reply } => {
+                Job::Reserve { ticket, now, reply } => {
                     let answer = match &failed {
                         Some(e) => Err(StoreError::Io { reason: e.to_string() }),
-                        None => self.reserve(slot, &nullifiers, request, now).await,
+                        None => self.reserve(ticket, now).await,
                     };
                     match answer {
                         Ok(answer) => {
-                            if matches!(answer, ReserveAnswer::New) {
-                                stored.push((slot, nullifiers, request));
+                            if let ReserveAnswer::New(ticket) = &answer {
+                                stored.push((ticket.slot.start().get(), ticket.nullifiers.clone(), ticket.request));
                             }
                             done.push(Box::new(move |committed| {
-                                let _ = reply.send(committed.as_ref().map(|()| answer).map_err(StoreErrorText::again));
+                                let answer = committed.as_ref().map(|()| answer.stored()).map_err(StoreErrorText::again);
+                                // A taker that went away gets its ticket dropped, which marks it as failed.
+                                let _ = reply.send(answer);
                             }));
                         }
                         Err(e) => {
@@ -440,13 +455,8 @@ impl Writer {
         Ok(())
     }
 
-    async fn reserve(
-        &mut self,
-        slot: u64,
-        nullifiers: &[[u8; 32]],
-        request: RequestDigest,
-        now: u64,
-    ) -> Result<ReserveAnswer, StoreError> {
+    async fn reserve(&mut self, ticket: Ticket, now: u64) -> Result<ReserveAnswer, StoreError> {
+        let (slot, nullifiers, request) = (ticket.slot.start().get(), &ticket.nullifiers, ticket.request);
         if let Some(floor) = self.record.floor
             && slot <= floor
         {
@@ -483,7 +493,7 @@ impl Writer {
         }
         self.record.highest = self.record.highest.max(Some(slot));
         self.sign_of_life(now).await?;
-        Ok(ReserveAnswer::New)
+        Ok(ReserveAnswer::New(ticket))
     }
 
     async fn sign_of_life(&mut self, now: u64) -> Result<(), StoreError> {
