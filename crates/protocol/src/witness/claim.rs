@@ -1,7 +1,7 @@
 use alloy_primitives::U256;
 use rand::{CryptoRng, RngCore};
 
-use super::{CircuitInputs, Witness, begin, check_external, input::lanes};
+use super::{CircuitInputs, ExternalAmounts, Witness, begin, check_external, input::lanes};
 use crate::{
     amount::Amount,
     babyjub::ViewingKey,
@@ -185,7 +185,6 @@ impl Witness for ClaimWitness {
         if self.burn_bps > ClaimTotals::WHOLE {
             return Err(WitnessError::BurnTooLarge { found: self.burn_bps.into() });
         }
-        check_external(&self.external, &self.pool, Operation::Claim, self.amount_out)?;
         let payee = self.payee().owner();
         let mut windows: Vec<ClaimedWindow> = Vec::with_capacity(found);
         for (lane, claim) in self.lanes.iter().enumerate() {
@@ -207,7 +206,12 @@ impl Witness for ClaimWitness {
             }
             windows.push(window);
         }
-        self.totals().note_amount(self.amount_out).map(|_| ())
+        let amounts = ExternalAmounts {
+            paid_in: Amount::ZERO,
+            paid_out: self.amount_out,
+            creates: !self.totals().note_amount(self.amount_out)?.is_zero(),
+        };
+        check_external(&self.external, &self.pool, Operation::Claim, &amounts)
     }
 
     fn public_inputs(statement: &ClaimStatement) -> Vec<Fr> {

@@ -1,6 +1,6 @@
 use rand::{CryptoRng, RngCore};
 
-use super::{CircuitInputs, Output, Outputs, StreamInput, ValueInput, Witness, begin, check_external};
+use super::{CircuitInputs, ExternalAmounts, Output, Outputs, StreamInput, ValueInput, Witness, begin, check_external};
 use crate::{
     amount::Amount,
     error::WitnessError,
@@ -107,15 +107,12 @@ impl Witness for CloseWitness {
     }
 
     fn validate(&self) -> Result<(), WitnessError> {
-        check_external(&self.external, &self.pool, Operation::Close, self.amount_out)?;
-        if self.external.terms.may_drop_outputs {
-            let empty = self.outputs.secrets.iter().all(|output| output.amount.is_zero());
-            if self.amount_out.is_zero() || !empty {
-                return Err(WitnessError::External {
-                    reason: "outputs may be dropped only by a withdrawal that leaves nothing in them",
-                });
-            }
-        }
+        let amounts = ExternalAmounts {
+            paid_in: Amount::ZERO,
+            paid_out: self.amount_out,
+            creates: self.outputs.secrets.iter().any(|output| !output.amount.is_zero()),
+        };
+        check_external(&self.external, &self.pool, Operation::Close, &amounts)?;
         self.stream.validate(self.root)?;
         self.input.validate(self.root)?;
         self.outputs.validate()?;

@@ -14,6 +14,7 @@ mod output;
 mod ticket;
 mod transact;
 
+use alloy_primitives::Address;
 use ark_ff::Zero;
 
 pub use self::{
@@ -100,20 +101,20 @@ fn begin(statement: &impl Statement) -> CircuitInputs {
     inputs
 }
 
-/// The contract's rules for external data (protocol section 5).
+/// The contract's rules for external data (protocol section 5), and the wallet's that outputs which may be dropped hold nothing.
 fn check_external(
     external: &ExternalData,
     pool: &PoolId,
     operation: Operation,
-    amount_out: Amount,
+    amounts: &ExternalAmounts,
 ) -> Result<(), WitnessError> {
     let terms = &external.terms;
     let refuse = |reason| Err(WitnessError::External { reason });
-    let payable = |address: &alloy_primitives::Address| !address.is_zero() && *address != pool.address;
-    if terms.fee > amount_out {
+    let payable = |address: &Address| !address.is_zero() && *address != pool.address;
+    if terms.fee > amounts.paid_out {
         return refuse("the fee exceeds what is paid out");
     }
-    if amount_out > terms.fee && !payable(&terms.recipient) {
+    if terms.fee != amounts.paid_out && !payable(&terms.recipient) {
         return refuse("something is paid out, but the recipient is zero or the pool itself");
     }
     if !terms.fee.is_zero() && !payable(&terms.relayer) {
@@ -122,7 +123,19 @@ fn check_external(
     if external.memo.is_some() == (operation == Operation::Claim) {
         return refuse("transact and close carry a payer's memo of 128 bytes, a claim none");
     }
+    let drops = amounts.paid_in.is_zero() && !amounts.paid_out.is_zero() && !amounts.creates;
+    if terms.may_drop_outputs && !drops {
+        return refuse("outputs may be dropped only by a withdrawal that leaves nothing in them");
+    }
     Ok(())
+}
+
+/// What a transaction moves, as far as its external data must agree with it.
+struct ExternalAmounts {
+    paid_in: Amount,
+    paid_out: Amount,
+    /// Whether a new note holds anything.
+    creates: bool,
 }
 
 fn zeros(n: usize) -> Vec<Fr> {

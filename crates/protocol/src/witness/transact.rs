@@ -1,6 +1,6 @@
 use rand::{CryptoRng, RngCore};
 
-use super::{CircuitInputs, Output, Outputs, ValueInput, Witness, begin, check_external};
+use super::{CircuitInputs, ExternalAmounts, Output, Outputs, ValueInput, Witness, begin, check_external};
 use crate::{
     amount::Amount,
     error::WitnessError,
@@ -100,16 +100,12 @@ impl Witness for TransactWitness {
     }
 
     fn validate(&self) -> Result<(), WitnessError> {
-        check_external(&self.external, &self.pool, Operation::Transact, self.amount_out)?;
-        if self.external.terms.may_drop_outputs {
-            let withdraws = self.amount_in.is_zero() && !self.amount_out.is_zero();
-            let empty = self.outputs.secrets.iter().all(|output| output.amount.is_zero());
-            if !withdraws || !empty {
-                return Err(WitnessError::External {
-                    reason: "outputs may be dropped only by a withdrawal that leaves nothing in them",
-                });
-            }
-        }
+        let amounts = ExternalAmounts {
+            paid_in: self.amount_in,
+            paid_out: self.amount_out,
+            creates: self.outputs.secrets.iter().any(|output| !output.amount.is_zero()),
+        };
+        check_external(&self.external, &self.pool, Operation::Transact, &amounts)?;
         self.inputs.iter().try_for_each(|input| input.validate(self.root))?;
         let [first, second] = self.nullifiers();
         if first == second {
