@@ -5,6 +5,7 @@ import {Test} from "forge-std/Test.sol";
 
 import {StreamPool} from "../../src/StreamPool.sol";
 import {TestToken} from "../../src/dev/TestToken.sol";
+import {IStreamPool} from "../../src/interfaces/IStreamPool.sol";
 import {
     ClaimArgs,
     CloseArgs,
@@ -17,12 +18,17 @@ import {
 } from "../../src/types/DataTypes.sol";
 import {AcceptingTestVerifier} from "./AcceptingTestVerifier.sol";
 import {Reference} from "./Reference.sol";
+import {SmallTreePool} from "./SmallTreePool.sol";
 import {Trapdoor, TrapdoorVerifier} from "./TrapdoorVerifier.sol";
 
 /// @title PoolTest
 /// @notice A pool with verifiers whose trapdoor is known, and well-formed calls to vary.
 abstract contract PoolTest is Test {
     uint256 internal constant R = Reference.R;
+
+    /// @dev The base field's order.
+    uint256 internal constant P =
+        21_888_242_871_839_275_222_246_405_745_257_275_088_696_311_157_297_823_662_689_037_894_645_226_208_583;
 
     /// @dev The empty tree's root.
     uint256 internal constant EMPTY_ROOT =
@@ -157,6 +163,21 @@ abstract contract PoolTest is Test {
         args.leaves = leaves;
     }
 
+    /// @dev A proved withdrawal.
+    function withdrawal(uint256 seed, uint256 amountOut, uint256 fee)
+        internal
+        view
+        returns (TransactArgs memory args, Ext memory ext)
+    {
+        ext = plainExt(payerMemo(seed));
+        ext.recipient = recipient;
+        ext.relayer = relayer;
+        ext.fee = fee;
+        args = transactArgs(seed);
+        args.amountOut = amountOut;
+        args = prove(args, ext);
+    }
+
     /*//////////////////////////////////////////////////////////////////////////
                                         PROOFS
     //////////////////////////////////////////////////////////////////////////*/
@@ -196,6 +217,41 @@ abstract contract PoolTest is Test {
     function proveStatement(uint256 circuit, uint256 digest, uint256[] memory x) internal view returns (Proof memory) {
         uint256 alpha = uint256(Reference.statementHash(circuit, digest, x)) % R;
         return Trapdoor.prove(digest, alpha, Reference.valueOf(alpha, x));
+    }
+
+    /// @dev A proved deposit.
+    function deposit(uint256 amount) internal view returns (TransactArgs memory args, Ext memory ext) {
+        ext = plainExt(payerMemo(1));
+        args = transactArgs(1);
+        args.amountIn = amount;
+        args = prove(args, ext);
+    }
+
+    /// @dev A call with `delta` added to one word of its arguments. Returns the call and the word's new value.
+    function addToWord(bytes memory data, uint256 word, uint256 delta)
+        internal
+        pure
+        returns (bytes memory changed, uint256 value)
+    {
+        changed = bytes.concat(data);
+        uint256 offset = 0x20 + 4 + 32 * word;
+        assembly ("memory-safe") {
+            value := add(mload(add(changed, offset)), delta)
+            mstore(add(changed, offset), value)
+        }
+    }
+
+    function expectTransacted(TransactArgs memory args, Ext memory ext, uint64 position) internal {
+        vm.expectEmit(address(pool));
+        emit IStreamPool.Transacted(
+            args.amountIn,
+            args.amountOut,
+            args.nullifiers,
+            args.commitments,
+            args.memos,
+            abi.decode(ext.memo, (bytes32[4])),
+            position
+        );
     }
 
     /*//////////////////////////////////////////////////////////////////////////
@@ -249,5 +305,14 @@ abstract contract PoolTest is Test {
             oldRoot = args.newRoot;
         }
         return oldRoot;
+    }
+
+    /// @dev A pool for so many leaves, as full as pairs make it.
+    function fillTree(uint256 leaves) internal {
+        pool = new SmallTreePool(config(address(token)), leaves);
+        vm.prank(payer);
+        token.approve(address(pool), type(uint256).max);
+        queueLeaves(someLeaves(0, leaves - leaves % 2));
+        assertEq(pool.capacity(), leaves);
     }
 }
