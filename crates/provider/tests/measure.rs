@@ -1,0 +1,61 @@
+//! Figures, not verdicts: `cargo test -p tributary-provider --test measure -- --ignored --nocapture`.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{S, World};
+use tributary_provider::check::PaidUse;
+use tributary_provider::store::OnMissing;
+
+const REQUEST: &[u8] = b"a query";
+
+async fn take(world: &World, proof: &[u8]) -> Duration {
+    let start = Instant::now();
+    let ticket = world.checker.take(PaidUse { proof, request: REQUEST, tickets: 1, peer: None }).await.unwrap();
+    ticket.served().await.unwrap();
+    start.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn time_of_a_lone_ticket_and_tickets_a_second() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = Arc::new(World::open(&dir.path().join("db"), OnMissing::NewPayee, S + 5).await);
+
+    let proofs: Vec<_> = (0..300).map(|n| world.pay(n, REQUEST)).collect();
+    let mut times = Vec::new();
+    for proof in &proofs {
+        times.push(take(&world, proof).await);
+    }
+    times.sort();
+    println!("lone ticket, all checks, durable, settled: median {:?}, p95 {:?}", times[150], times[285]);
+
+    const MANY: u64 = 3000;
+    let proofs: Vec<_> = (1000..1000 + MANY).map(|n| world.pay(n, REQUEST)).collect();
+    let start = Instant::now();
+    let commits = world.checker.store().commits();
+    let workers: Vec<_> = proofs
+        .chunks(10)
+        .map(|chunk| {
+            let (world, chunk) = (Arc::clone(&world), chunk.to_vec());
+            tokio::spawn(async move {
+                for proof in &chunk {
+                    take(&world, proof).await;
+                }
+            })
+        })
+        .collect();
+    for w in workers {
+        w.await.unwrap();
+    }
+    let counters = world.checker.counters();
+    println!(
+        "{MANY} tickets from {} at a time: {:.0} tickets/s, {} commits, {} batches",
+        MANY / 10,
+        MANY as f64 / start.elapsed().as_secs_f64(),
+        world.checker.store().commits() - commits,
+        counters.batches - 300
+    );
+}
