@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::{IpAddr, TcpListener},
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -111,13 +112,20 @@ enum PeerState {
     /// It belongs to this network, or the node doesn't mind.
     Ready(Option<PeerMetadata>),
     /// It is being disconnected.
-    Incompatible(String),
+    Unusable(DialError),
 }
 
 struct MetadataAnswer {
     peer: PeerId,
     session: u64,
-    answer: Result<PeerMetadata, String>,
+    answer: Result<PeerMetadata, NoMetadata>,
+}
+
+enum NoMetadata {
+    /// The stream ended: the peer is going, or has no room for this node.
+    Closed,
+    /// It answers no such requests, or answers something else.
+    Wrong(String),
 }
 
 struct PendingDial {
@@ -200,6 +208,7 @@ pub(super) async fn spawn(config: NodeConfig) -> Result<NodeHandle, NodeError> {
 
     let mut listening = HashSet::new();
     for address in &config.listen {
+        check_free(address)?;
         let listener = swarm
             .listen_on(address.clone())
             .map_err(|e| NodeError::Listen { address: address.clone(), reason: e.to_string() })?;
@@ -362,6 +371,23 @@ async fn open_archive(
         }
     }));
     Ok((archive, writer))
+}
+
+/// The transport would share a port with another process that listens on it, and get some of its connections.
+fn check_free(address: &Multiaddr) -> Result<(), NodeError> {
+    let mut parts = address.iter();
+    let ip: IpAddr = match parts.next() {
+        Some(Protocol::Ip4(ip)) => ip.into(),
+        Some(Protocol::Ip6(ip)) => ip.into(),
+        _ => return Ok(()),
+    };
+    match parts.next() {
+        Some(Protocol::Tcp(port)) if port != 0 => match TcpListener::bind((ip, port)) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(NodeError::Listen { address: address.clone(), reason: e.to_string() }),
+        },
+        _ => Ok(()),
+    }
 }
 
 fn peer_of(address: &Multiaddr) -> Option<PeerId> {
@@ -569,9 +595,10 @@ impl Driver {
         tokio::spawn(async move {
             let limits = metadata::request_limits();
             let answer = match timeout(limits.timeout, exchange(peer, opened, &request, limits)).await {
-                Ok(Ok(bytes)) => PeerMetadata::decode(&bytes).map_err(|e| e.to_string()),
-                Ok(Err(e)) => Err(e.to_string()),
-                Err(_) => Err(RequestError::Timeout { peer, timeout: limits.timeout }.to_string()),
+                Ok(Ok(bytes)) => PeerMetadata::decode(&bytes).map_err(|e| NoMetadata::Wrong(e.to_string())),
+                Ok(Err(RequestError::NoAnswer { .. } | RequestError::NotConnected { .. })) => Err(NoMetadata::Closed),
+                Ok(Err(e)) => Err(NoMetadata::Wrong(e.to_string())),
+                Err(_) => Err(NoMetadata::Wrong(RequestError::Timeout { peer, timeout: limits.timeout }.to_string())),
             };
             let _ = answers.send(MetadataAnswer { peer, session, answer }).await;
         });
@@ -579,19 +606,30 @@ impl Driver {
 
     fn on_metadata(&mut self, MetadataAnswer { peer, session, answer }: MetadataAnswer) {
         let Some(known) = self.peers.get_mut(&peer).filter(|known| known.session == session) else { return };
+        let incompatible = |reason| DialError::Incompatible { peer, reason };
         let problem = match &answer {
             Ok(PeerMetadata { cluster: Some(cluster), .. }) if *cluster == self.cluster => None,
             Ok(PeerMetadata { cluster: Some(cluster), .. }) => {
-                Some(format!("it is in cluster {cluster}, this node in cluster {}", self.cluster))
+                Some(incompatible(format!("it is in cluster {cluster}, this node in cluster {}", self.cluster)))
             }
-            Ok(PeerMetadata { cluster: None, .. }) => Some("it doesn't say which cluster it is in".to_owned()),
-            Err(reason) => Some(format!("it doesn't say which cluster it is in: {reason}")),
+            Ok(PeerMetadata { cluster: None, .. }) => {
+                Some(incompatible("it doesn't say which cluster it is in".to_owned()))
+            }
+            Err(NoMetadata::Wrong(reason)) => {
+                Some(incompatible(format!("it doesn't say which cluster it is in: {reason}")))
+            }
+            Err(NoMetadata::Closed) => Some(DialError::Failed {
+                peer,
+                reason: "the peer closed the connection before it said which network it belongs to".to_owned(),
+            }),
         };
         match problem {
-            Some(reason) if self.policy == MetadataPolicy::Enforce => {
-                tracing::debug!(%peer, reason, "disconnecting an incompatible peer");
-                self.counters.incompatible_peers.fetch_add(1, Ordering::Relaxed);
-                known.state = PeerState::Incompatible(reason);
+            Some(error) if self.policy == MetadataPolicy::Enforce => {
+                tracing::debug!(%error, "disconnecting an unusable peer");
+                if matches!(error, DialError::Incompatible { .. }) {
+                    self.counters.incompatible_peers.fetch_add(1, Ordering::Relaxed);
+                }
+                known.state = PeerState::Unusable(error);
                 let _ = self.swarm.disconnect_peer_id(peer);
             }
             _ => {
@@ -606,7 +644,7 @@ impl Driver {
 
     fn on_disconnected(&mut self, peer: PeerId, cause: Option<String>) {
         let error = match self.peers.remove(&peer).map(|known| known.state) {
-            Some(PeerState::Incompatible(reason)) => DialError::Incompatible { peer, reason },
+            Some(PeerState::Unusable(error)) => error,
             _ => {
                 DialError::Failed { peer, reason: cause.unwrap_or_else(|| "the peer closed the connection".to_owned()) }
             }

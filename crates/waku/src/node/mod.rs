@@ -7,6 +7,7 @@ mod subscription;
 
 use std::{
     fmt,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use futures::AsyncWriteExt as _;
+use futures::{
+    AsyncReadExt as _, AsyncWriteExt as _,
+    future::{Either, select},
+};
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use prost::bytes::Bytes;
 use tokio::{
@@ -516,7 +520,7 @@ async fn exchange(
     request: &[u8],
     limits: RequestLimits,
 ) -> Result<Bytes, RequestError> {
-    let mut stream = match opened.await {
+    let stream = match opened.await {
         Ok(Ok(stream)) => stream,
         Ok(Err((e, protocol))) => {
             return Err(match e {
@@ -532,11 +536,19 @@ async fn exchange(
         }
         Err(_) => return Err(RequestError::NoAnswer { peer }),
     };
-    // A responder may refuse before it reads, and reset the stream under the request: its answer is there all the same.
-    if write_frame(&mut stream, request).await.is_ok() {
-        let _ = stream.close().await;
-    }
-    read_frame(&mut stream, limits.max_response_bytes).await.map_err(|e| match e {
+    // Read and write at the same time: a responder may refuse before it has read, and then never make room for the rest.
+    let (mut reader, mut writer) = stream.split();
+    let write = pin!(async {
+        if write_frame(&mut writer, request).await.is_ok() {
+            let _ = writer.close().await;
+        }
+    });
+    let read = pin!(read_frame(&mut reader, limits.max_response_bytes));
+    let answer = match select(read, write).await {
+        Either::Left((answer, _)) => answer,
+        Either::Right(((), read)) => read.await,
+    };
+    answer.map_err(|e| match e {
         FrameError::TooLarge { len, max } => RequestError::ResponseTooLarge { peer, len, max },
         FrameError::Malformed => RequestError::MalformedFrame { peer },
         FrameError::Io(e) => {
