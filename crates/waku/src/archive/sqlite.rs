@@ -63,14 +63,16 @@ impl SqliteArchive {
     pub async fn open(path: &Path) -> Result<Self, ArchiveError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
+            .busy_timeout(Duration::from_secs(10))
+            .pragma("cache_size", "-16384");
+        let writing = options
+            .clone()
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .auto_vacuum(SqliteAutoVacuum::Incremental)
-            .busy_timeout(Duration::from_secs(10))
-            .pragma("cache_size", "-16384")
             .pragma("journal_size_limit", "67108864");
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(writing).await?;
         let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
         let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *transaction).await?;
         match version {
@@ -88,7 +90,8 @@ impl SqliteArchive {
         }
         transaction.commit().await?;
         let rows: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM message").fetch_one(&writer).await?;
-        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await?;
+        let readers =
+            SqlitePoolOptions::new().max_connections(READERS).connect_with(options.pragma("query_only", "1")).await?;
         Ok(Self { writer, readers, rows: AtomicU64::new(u64::try_from(rows).unwrap_or(0)) })
     }
 

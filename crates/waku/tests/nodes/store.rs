@@ -1,1 +1,814 @@
+//! Store v3 over the wire: every option of a query, the gate, a lying server, and the archive behind.
 
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use prost::Message as _;
+use tempfile::TempDir;
+use tributary_waku::{
+    Archive, ArchiveConfig, ArchiveError, ArchivedMessage, Bytes, ContentTopic, EligibilityStatus, Expired, GatedQuery,
+    MessageHash, Node, NodeConfig, NodeHandle, PageQuery, PeerId, PubsubTopic, RequestHandler, Retention,
+    STORE_PROTOCOL, Selection, ServeLimits, SqliteArchive, StoreConfig, StoreEntry, StoreError, StoreGate,
+    StoreOutcome, StoreQueryRequest, StoreQueryResponse, StoreStatus, StoreVerdict, Timestamp, WakuMessage,
+    proto::{self, store::v3 as wire},
+    request_bytes_without_proof,
+};
+
+use crate::{
+    common::{NOW, PATIENCE, address, burst, clock, config, connect, message, node, shard, topic, unlimited, within},
+    raw::RawPeer,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Server {
+    node: NodeHandle,
+    client: NodeHandle,
+    _dir: TempDir,
+}
+
+/// A node with an archive, and a client connected to it.
+async fn server(gate: Option<Arc<dyn StoreGate>>) -> Server {
+    server_with(StoreConfig { gate, limits: StoreConfig::default().limits }).await
+}
+
+async fn server_with(store: StoreConfig) -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let setup = NodeConfig {
+        archive: Some(ArchiveConfig::new(dir.path().join("archive.sqlite"))),
+        store: Some(StoreConfig { limits: without_rates(store.limits), ..store }),
+        ..config(&clock)
+    };
+    let node = Node::spawn(setup).await.unwrap();
+    let client = Node::spawn(NodeConfig { relay: false, listen: vec![], ..config(&clock) }).await.unwrap();
+    connect(&client, &node).await;
+    Server { node, client, _dir: dir }
+}
+
+fn without_rates(limits: ServeLimits) -> ServeLimits {
+    ServeLimits { rate_per_peer: None, rate_total: None, ..limits }
+}
+
+impl Server {
+    async fn query(&self, request: &StoreQueryRequest) -> Result<StoreQueryResponse, StoreError> {
+        self.client.store_query(self.node.peer_id(), request).await
+    }
+
+    async fn hashes(&self, request: &StoreQueryRequest) -> Vec<MessageHash> {
+        let response = self.query(request).await.unwrap();
+        assert_eq!((response.status, response.status_desc.as_str()), (StoreStatus::OK, "OK"));
+        assert_eq!(response.request_id, request.request_id);
+        response.messages.iter().map(|entry| entry.hash).collect()
+    }
+
+    async fn keep(&self, messages: &[ArchivedMessage]) {
+        let new = self.node.archive().unwrap().insert(messages).await.unwrap();
+        assert_eq!(new, messages.len() as u64);
+    }
+}
+
+fn archived(pubsub_topic: PubsubTopic, message: WakuMessage) -> ArchivedMessage {
+    ArchivedMessage { hash: message.hash(pubsub_topic), pubsub_topic, message: message.into() }
+}
+
+fn other_shard() -> PubsubTopic {
+    "/waku/2/rs/42/3".parse().unwrap()
+}
+
+/// Messages over two shards and three content topics; four share each timestamp. In the archive's order.
+fn history(n: usize) -> Vec<ArchivedMessage> {
+    let topics = ["/app/20/a/x", "/app/20/b/x", "not structured"].map(ContentTopic::opaque);
+    let mut all: Vec<_> = (0..n)
+        .map(|i| {
+            let pubsub = if i % 5 == 0 { other_shard() } else { shard() };
+            let at = NOW.saturating_add(SECOND * u32::try_from(i / 4).unwrap());
+            archived(pubsub, WakuMessage::new(topics[i % 3].clone(), format!("{i}"), at))
+        })
+        .collect();
+    all.sort_by_key(|m| (m.message.timestamp, m.hash));
+    all
+}
+
+/// What the specification says about a query, read off a sorted list.
+fn expected(history: &[ArchivedMessage], request: &StoreQueryRequest) -> (Vec<MessageHash>, Option<MessageHash>) {
+    let mut matching: VecDeque<&ArchivedMessage> = history
+        .iter()
+        .filter(|m| request.pubsub_topic.is_none_or(|topic| topic == m.pubsub_topic))
+        .filter(|m| request.content_topics.is_empty() || request.content_topics.contains(&m.message.content_topic))
+        .filter(|m| request.time_start.is_none_or(|start| m.message.timestamp.unwrap() >= start))
+        .filter(|m| request.time_end.is_none_or(|end| m.message.timestamp.unwrap() <= end))
+        .filter(|m| request.message_hashes.is_empty() || request.message_hashes.contains(&m.hash))
+        .collect();
+    if let Some(cursor) = request.pagination_cursor {
+        let cursor = history.iter().find(|m| m.hash == cursor).unwrap();
+        let key = (cursor.message.timestamp, cursor.hash);
+        matching.retain(|m| {
+            let own = (m.message.timestamp, m.hash);
+            if request.pagination_forward { own > key } else { own < key }
+        });
+    }
+    let limit = usize::try_from(request.effective_limit()).unwrap();
+    let more = matching.len() > limit;
+    while matching.len() > limit {
+        if request.pagination_forward {
+            matching.pop_back()
+        } else {
+            matching.pop_front()
+        };
+    }
+    let hashes: Vec<_> = matching.iter().map(|m| m.hash).collect();
+    let edge = if request.pagination_forward { hashes.last() } else { hashes.first() };
+    (hashes.clone(), edge.copied().filter(|_| more))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relayed_messages_can_be_queried() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let setup = NodeConfig { archive: Some(ArchiveConfig::new(dir.path().join("archive.sqlite"))), ..config(&clock) };
+    let store = Node::spawn(setup).await.unwrap();
+    let publisher = node(&clock).await;
+    connect(&publisher, &store).await;
+    publisher.wait_for_mesh(shard(), 1, PATIENCE).await.unwrap();
+    let mut received = store.subscribe_all().unwrap();
+    let kept = [message("one"), WakuMessage { meta: Some("m".into()), ..message("two") }];
+    for m in &kept {
+        publisher.publish(m.clone()).await.unwrap();
+    }
+    let ephemeral = WakuMessage { ephemeral: Some(true), ..message("ephemeral") };
+    publisher.publish(ephemeral.clone()).await.unwrap();
+    // The store's own messages are archived too.
+    let own = message("own");
+    store.publish(own.clone()).await.unwrap();
+    for _ in 0..4 {
+        within("a message", received.recv()).await.unwrap();
+    }
+    store.flush_archive().await;
+    let mut expected: Vec<_> = kept.into_iter().chain([own]).map(|m| archived(shard(), m)).collect();
+    expected.sort_by_key(|m| m.hash);
+
+    let request = StoreQueryRequest::by_topics(shard(), [topic()]);
+    let response = publisher.store_query(store.peer_id(), &request).await.unwrap();
+    let entries: Vec<_> =
+        expected.into_iter().map(|m| StoreEntry { hash: m.hash, data: Some((m.pubsub_topic, m.message)) }).collect();
+    assert_eq!(response.messages, entries);
+    assert_eq!((response.status, response.pagination_cursor, response.eligibility), (StoreStatus::OK, None, None));
+    assert_eq!(store.archive().unwrap().count().await.unwrap(), 3);
+    assert_eq!(store.stats().archive_lost, 0);
+    // The publisher has no archive, and says so.
+    let error = store.store_query(publisher.peer_id(), &request).await.unwrap_err();
+    assert_eq!(error.code(), "TRB-W302");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_option_answers_as_specified() {
+    let server = server(None).await;
+    let history = history(250);
+    server.keep(&history).await;
+    let at = |s: u32| Some(NOW.saturating_add(SECOND * s));
+    let both = [ContentTopic::opaque("/app/20/a/x"), ContentTopic::opaque("not structured")];
+    let mut cases = vec![
+        StoreQueryRequest::new(),
+        StoreQueryRequest::by_topics(shard(), [both[0].clone()]),
+        StoreQueryRequest::by_topics(other_shard(), both.clone()),
+        StoreQueryRequest::by_topics(shard(), [both[0].clone(), both[0].clone()]),
+        StoreQueryRequest::by_topics(shard(), [ContentTopic::opaque("/nothing/1/here/x")]),
+        StoreQueryRequest { time_start: at(10), ..StoreQueryRequest::new() },
+        StoreQueryRequest { time_end: at(10), ..StoreQueryRequest::new() },
+        StoreQueryRequest { time_start: at(10), time_end: at(10), ..StoreQueryRequest::new() },
+        StoreQueryRequest { time_start: at(11), time_end: at(10), ..StoreQueryRequest::new() },
+        StoreQueryRequest {
+            time_start: at(10),
+            time_end: at(30),
+            ..StoreQueryRequest::by_topics(shard(), both.clone())
+        },
+        StoreQueryRequest::by_hashes([history[7].hash, history[3].hash, history[3].hash, history[200].hash]),
+        StoreQueryRequest::by_hashes([MessageHash::from_bytes([9; 32])]),
+        StoreQueryRequest::presence([history[7].hash, MessageHash::from_bytes([9; 32]), history[3].hash]),
+        StoreQueryRequest::by_hashes(history.iter().map(|m| m.hash)),
+        StoreQueryRequest { include_data: false, ..StoreQueryRequest::by_topics(shard(), both.clone()) },
+    ];
+    for limit in [0, 1, 20, 99, 100, 101, 1000, u64::MAX] {
+        cases.push(StoreQueryRequest { pagination_limit: Some(limit), ..StoreQueryRequest::new() });
+    }
+    for position in [0, 1, 4, 100, 248, 249] {
+        let cursor = Some(history[position].hash);
+        cases.push(StoreQueryRequest { pagination_cursor: cursor, ..StoreQueryRequest::new() });
+        // The cursor needn't match the filter.
+        cases.push(StoreQueryRequest {
+            pagination_cursor: cursor,
+            time_start: at(20),
+            ..StoreQueryRequest::by_topics(shard(), both.clone())
+        });
+        cases.push(StoreQueryRequest {
+            pagination_cursor: cursor,
+            ..StoreQueryRequest::by_hashes(history.iter().step_by(2).map(|m| m.hash))
+        });
+    }
+    for case in cases {
+        for forward in [false, true] {
+            let request = StoreQueryRequest { pagination_forward: forward, ..case.clone() };
+            let response = server.query(&request).await.unwrap();
+            let (hashes, cursor) = expected(&history, &request);
+            let got: Vec<_> = response.messages.iter().map(|entry| entry.hash).collect();
+            assert_eq!(got, hashes, "{request:?}");
+            assert_eq!(response.pagination_cursor, cursor, "{request:?}");
+            assert_eq!((response.status, response.status_desc.as_str()), (StoreStatus::OK, "OK"));
+            for entry in &response.messages {
+                let original = history.iter().find(|m| m.hash == entry.hash).unwrap();
+                let data = request.include_data.then(|| (original.pubsub_topic, original.message.clone()));
+                assert_eq!(entry.data, data);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_queries_agree_with_the_specification() {
+    let server = server(None).await;
+    let history = history(120);
+    server.keep(&history).await;
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let topics = ["/app/20/a/x", "/app/20/b/x", "not structured", "none"];
+    for _ in 0..300 {
+        let mut request = if random(4) == 0 {
+            StoreQueryRequest::by_hashes(history.iter().filter(|_| random(3) == 0).map(|m| m.hash))
+        } else {
+            let mut request = StoreQueryRequest::new();
+            if random(3) > 0 {
+                request.pubsub_topic = Some(if random(4) == 0 { other_shard() } else { shard() });
+                let n = 1 + random(3);
+                request.content_topics =
+                    (0..n).map(|_| ContentTopic::opaque(topics[usize::try_from(random(4)).unwrap()])).collect();
+            }
+            let mut time = || (random(2) == 0).then(|| NOW.saturating_add(SECOND * u32::try_from(random(35)).unwrap()));
+            request.time_start = time();
+            request.time_end = time();
+            request
+        };
+        request.include_data = random(2) == 0;
+        request.pagination_forward = random(2) == 0;
+        request.pagination_limit = Some(random(30));
+        if random(2) == 0 {
+            request.pagination_cursor = Some(history[usize::try_from(random(120)).unwrap()].hash);
+        }
+        let response = server.query(&request).await.unwrap();
+        let got: Vec<_> = response.messages.iter().map(|entry| entry.hash).collect();
+        assert_eq!((got, response.pagination_cursor), expected(&history, &request), "{request:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_cover_everything_once_in_both_directions() {
+    let server = server(None).await;
+    let history = history(250);
+    server.keep(&history).await;
+    let all: Vec<_> = history.iter().map(|m| m.hash).collect();
+    for (forward, limit, pages) in [(true, 100, 3), (false, 100, 3), (true, 50, 5), (false, 7, 36)] {
+        let mut request = StoreQueryRequest {
+            pagination_forward: forward,
+            pagination_limit: Some(limit),
+            ..StoreQueryRequest::new()
+        };
+        let mut collected = VecDeque::new();
+        let mut asked = 0;
+        loop {
+            let response = server.query(&request).await.unwrap();
+            asked += 1;
+            for entry in response.messages.iter().rev() {
+                if !forward {
+                    collected.push_front(entry.hash);
+                }
+            }
+            for entry in &response.messages {
+                if forward {
+                    collected.push_back(entry.hash);
+                }
+            }
+            match request.next_page(&response) {
+                Some(next) => {
+                    assert_ne!(next.request_id, request.request_id);
+                    request = next;
+                }
+                None => break,
+            }
+        }
+        assert_eq!(collected, all);
+        assert_eq!(asked, pages, "a full last page has no cursor");
+    }
+    // As js-waku goes on: with its own cursor, until a page is empty.
+    let beyond = StoreQueryRequest {
+        pagination_cursor: all.last().copied(),
+        pagination_forward: true,
+        ..StoreQueryRequest::new()
+    };
+    assert_eq!(server.hashes(&beyond).await, []);
+}
+
+/// Answers of the wire, unchecked.
+async fn raw_query(raw: &RawPeer, request: &wire::StoreQueryRequest) -> wire::StoreQueryResponse {
+    let answer = raw.exchange(request.encode_length_delimited_to_vec()).await.unwrap();
+    wire::StoreQueryResponse::decode_length_delimited(answer.as_slice()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_queries_are_refused_with_a_reason() {
+    let gate = Arc::new(Gate::default());
+    let server = server(Some(gate.clone())).await;
+    let raw = RawPeer::dial(&address(&server.node), STORE_PROTOCOL, &[], &[2, 0x08, 42]).await;
+    server.node.wait_for_peer(raw.peer_id, PATIENCE).await.unwrap();
+    let valid = wire::StoreQueryRequest { request_id: "id".to_owned(), ..Default::default() };
+    let shard = Some(shard().to_string());
+    let hash = Bytes::from(vec![1; 32]);
+    let cases = [
+        (wire::StoreQueryRequest { pubsub_topic: shard.clone(), ..valid.clone() }, "together"),
+        (wire::StoreQueryRequest { content_topics: vec!["/a/1/b/c".to_owned()], ..valid.clone() }, "together"),
+        (
+            wire::StoreQueryRequest {
+                pubsub_topic: Some("/waku/2/default-waku/proto".to_owned()),
+                content_topics: vec!["/a/1/b/c".to_owned()],
+                ..valid.clone()
+            },
+            "pubsub topic",
+        ),
+        (
+            wire::StoreQueryRequest {
+                pubsub_topic: shard.clone(),
+                content_topics: vec!["/a/1/b/c".to_owned(); 101],
+                ..valid.clone()
+            },
+            "101 content topics",
+        ),
+        (
+            wire::StoreQueryRequest { message_hashes: vec![hash.clone()], time_start: Some(1), ..valid.clone() },
+            "not both",
+        ),
+        (wire::StoreQueryRequest { message_hashes: vec![hash.clone(); 1001], ..valid.clone() }, "1001 message hashes"),
+        (wire::StoreQueryRequest { message_hashes: vec![hash.slice(..31)], ..valid.clone() }, "message_hashes"),
+        (wire::StoreQueryRequest { pagination_cursor: Some(hash.slice(..31)), ..valid.clone() }, "pagination_cursor"),
+        (wire::StoreQueryRequest { pagination_cursor: Some(Bytes::new()), ..valid.clone() }, "pagination_cursor"),
+        (wire::StoreQueryRequest { pagination_cursor: Some(vec![0; 32].into()), ..valid.clone() }, "all zero"),
+        (wire::StoreQueryRequest { request_id: String::new(), ..valid.clone() }, "request_id is empty"),
+    ];
+    for (request, reason) in cases {
+        let response = raw_query(&raw, &request).await;
+        let desc = response.status_desc.unwrap();
+        assert_eq!(response.status_code, Some(400), "{desc}");
+        assert!(desc.contains(reason), "{desc}");
+        assert_eq!(response.request_id, request.request_id);
+        assert!(response.messages.is_empty());
+    }
+    let long = wire::StoreQueryRequest { request_id: "x".repeat(257), ..valid.clone() };
+    let response = raw_query(&raw, &long).await;
+    assert_eq!((response.request_id.as_str(), response.status_code), ("N/A", Some(400)));
+    let answer = raw.exchange(vec![2, 0x0a, 9]).await.unwrap();
+    let response = wire::StoreQueryResponse::decode_length_delimited(answer.as_slice()).unwrap();
+    assert_eq!((response.request_id.as_str(), response.status_code), ("N/A", Some(400)));
+    // None of them came to the gate, where it might have cost a ticket.
+    assert!(gate.seen.lock().unwrap().is_empty());
+
+    // A cursor that isn't there is well formed, and so is paid for.
+    let unknown = wire::StoreQueryRequest { pagination_cursor: Some(hash), ..valid.clone() };
+    let response = raw_query(&raw, &unknown).await;
+    assert_eq!(response.status_code, Some(400));
+    assert!(response.status_desc.unwrap().contains("not in the archive"));
+    assert_eq!(gate.seen.lock().unwrap().len(), 1);
+    // An empty page is a success with all that decoders require.
+    let response = raw_query(&raw, &valid).await;
+    assert_eq!(
+        response,
+        wire::StoreQueryResponse {
+            request_id: "id".to_owned(),
+            status_code: Some(200),
+            status_desc: Some("OK".to_owned()),
+            messages: vec![],
+            eligibility_status: None,
+            pagination_cursor: None,
+        }
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_and_too_large_queries() {
+    let clock = clock();
+    let dir = tempfile::tempdir().unwrap();
+    let limits =
+        ServeLimits { rate_per_peer: Some(burst(2.0)), max_request_bytes: 200, ..StoreConfig::default().limits };
+    let setup = NodeConfig {
+        archive: Some(ArchiveConfig::new(dir.path().join("archive.sqlite"))),
+        store: Some(StoreConfig { limits, gate: None }),
+        ..config(&clock)
+    };
+    let (node, client) = (Node::spawn(setup).await.unwrap(), node(&clock).await);
+    connect(&client, &node).await;
+    let ask = |request: StoreQueryRequest| {
+        let client = client.clone();
+        let peer = node.peer_id();
+        async move { client.store_query(peer, &request).await.unwrap() }
+    };
+    let large = ask(StoreQueryRequest::presence([MessageHash::from_bytes([1; 32]); 10])).await;
+    assert_eq!((large.status, large.request_id.as_str()), (StoreStatus::BAD_REQUEST, "N/A"));
+    assert!(large.status_desc.contains("at most 200"), "{}", large.status_desc);
+    assert!(ask(StoreQueryRequest::new()).await.status.is_success());
+    let refused = ask(StoreQueryRequest::new()).await;
+    assert_eq!((refused.status, refused.request_id.as_str()), (StoreStatus::TOO_MANY_REQUESTS, "N/A"));
+    let error = refused.into_result().unwrap_err();
+    assert!(matches!(&error, StoreError::Status { status: StoreStatus(429), .. }), "{error}");
+    clock.advance(SECOND);
+    assert!(ask(StoreQueryRequest::new()).await.status.is_success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_shortened_to_what_may_be_sent() {
+    let limits = ServeLimits { max_response_bytes: 300_000, ..StoreConfig::default().limits };
+    let server = server_with(StoreConfig { limits, gate: None }).await;
+    let mut large: Vec<_> = (0..5_u8).map(|n| archived(shard(), message(vec![n; 100_000]))).collect();
+    large.sort_by_key(|m| m.hash);
+    server.keep(&large).await;
+    let all: Vec<_> = large.iter().map(|m| m.hash).collect();
+    for forward in [true, false] {
+        let mut request = StoreQueryRequest { pagination_forward: forward, ..StoreQueryRequest::new() };
+        let mut pages = Vec::new();
+        loop {
+            let response = server.query(&request).await.unwrap();
+            pages.push(response.messages.iter().map(|e| e.hash).collect::<Vec<_>>());
+            match request.next_page(&response) {
+                Some(next) => request = next,
+                None => break,
+            }
+        }
+        assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
+        if !forward {
+            pages.reverse();
+        }
+        assert_eq!(pages.concat(), all);
+    }
+}
+
+/// Serves what carries the proof "paid", and refuses the rest.
+#[derive(Debug, Default)]
+struct Gate {
+    seen: Mutex<Vec<GatedQuery>>,
+    served: Mutex<Vec<(String, StoreOutcome)>>,
+    strict: bool,
+}
+
+fn verdict(code: u32, desc: &str) -> Option<EligibilityStatus> {
+    Some(EligibilityStatus { status_code: code, status_desc: desc.to_owned() })
+}
+
+#[async_trait]
+impl StoreGate for Gate {
+    async fn admit(&self, query: &GatedQuery) -> StoreVerdict {
+        self.seen.lock().unwrap().push(query.clone());
+        if !self.strict {
+            return StoreVerdict::Allow { eligibility: None };
+        }
+        match query.eligibility_proof.as_deref() {
+            Some(b"paid") => StoreVerdict::Allow { eligibility: verdict(200, "thanks") },
+            Some(_) => StoreVerdict::Refuse {
+                status: StoreStatus::BAD_REQUEST,
+                desc: "the ticket is malformed".to_owned(),
+                eligibility: verdict(460, "malformed"),
+            },
+            None => StoreVerdict::Refuse {
+                status: StoreStatus::PAYMENT_REQUIRED,
+                desc: "payment required: see offer 7".to_owned(),
+                eligibility: verdict(402, "offer 7"),
+            },
+        }
+    }
+
+    async fn served(&self, query: &GatedQuery, outcome: StoreOutcome) {
+        self.served.lock().unwrap().push((query.request.request_id.clone(), outcome));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gate_decides_before_the_archive_is_read() {
+    let gate = Arc::new(Gate { strict: true, ..Gate::default() });
+    let server = server(Some(gate.clone())).await;
+    let history = history(30);
+    server.keep(&history).await;
+
+    let unpaid = StoreQueryRequest::new();
+    let response = server.query(&unpaid).await.unwrap();
+    assert_eq!(response.status, StoreStatus::PAYMENT_REQUIRED);
+    assert_eq!(response.status_desc, "payment required: see offer 7");
+    assert_eq!(response.eligibility, verdict(402, "offer 7"));
+    assert_eq!(response.request_id, unpaid.request_id);
+    assert!(response.messages.is_empty());
+    let error = response.into_result().unwrap_err();
+    assert_eq!(error.code(), "TRB-W501");
+    assert!(matches!(error, StoreError::Status { status: StoreStatus(402), .. }));
+
+    let malformed = StoreQueryRequest { eligibility_proof: Some("junk".into()), ..StoreQueryRequest::new() };
+    let response = server.query(&malformed).await.unwrap();
+    assert_eq!((response.status, response.eligibility), (StoreStatus::BAD_REQUEST, verdict(460, "malformed")));
+    assert!(gate.served.lock().unwrap().is_empty());
+
+    let paid = StoreQueryRequest {
+        eligibility_proof: Some("paid".into()),
+        pagination_limit: Some(3),
+        ..StoreQueryRequest::by_topics(shard(), [ContentTopic::opaque("/app/20/a/x")])
+    };
+    let response = server.query(&paid).await.unwrap();
+    assert_eq!((response.status, response.messages.len()), (StoreStatus::OK, 3));
+    assert_eq!(response.eligibility, verdict(200, "thanks"));
+    {
+        let seen = gate.seen.lock().unwrap();
+        assert_eq!(seen.iter().map(|q| q.request.clone()).collect::<Vec<_>>(), [unpaid, malformed, paid.clone()]);
+        let last = &seen[2];
+        assert_eq!(last.peer, server.client.peer_id());
+        assert_eq!(last.eligibility_proof.as_deref(), Some(&b"paid"[..]));
+        // Buyer and provider sign and check the same bytes.
+        assert_eq!(last.signed_bytes, request_bytes_without_proof(&paid));
+        assert_ne!(last.signed_bytes, paid.encode());
+        let served = gate.served.lock().unwrap();
+        assert_eq!(served.len(), 1);
+        let (id, outcome) = &served[0];
+        assert_eq!((id, outcome.status, outcome.messages), (&paid.request_id, StoreStatus::OK, 3));
+        assert!(outcome.bytes > 0);
+    }
+
+    // Free again.
+    assert!(server.node.set_store_gate(None));
+    let response = server.query(&StoreQueryRequest::new()).await.unwrap();
+    assert_eq!((response.status, response.eligibility), (StoreStatus::OK, None));
+    assert!(!server.client.set_store_gate(None), "it serves no Store");
+}
+
+#[test]
+fn signed_bytes_are_canonical() {
+    let request = StoreQueryRequest {
+        request_id: "req-1".to_owned(),
+        time_start: Some(Timestamp::from_nanos(10)),
+        pagination_forward: true,
+        pagination_limit: Some(100),
+        eligibility_proof: Some("proof".into()),
+        ..StoreQueryRequest::by_topics("/waku/2/rs/0/1".parse().unwrap(), [ContentTopic::opaque("/a/1/b/c")])
+    };
+    // By field: 1, 2, 10, 11, 12 (zig-zag), 52, 53.
+    let expected = concat!(
+        "0a057265712d31",
+        "1001",
+        "520e2f77616b752f322f72732f302f31",
+        "5a082f612f312f622f63",
+        "6014",
+        "a00301",
+        "a80364",
+    );
+    assert_eq!(hex::encode(request_bytes_without_proof(&request)), expected);
+    // The proof is field 30, between the hashes and the cursor.
+    let with_proof = hex::encode(request.encode());
+    assert_eq!(with_proof, expected.replace("6014", "6014f2010570726f6f66"));
+    // Decoded from another form (explicit defaults, an unknown field, any order) it is the same.
+    let mut other = hex::decode("a80364a00301f2010570726f6f66").unwrap();
+    other.extend(hex::decode(expected).unwrap());
+    other.extend([0xa0, 0x1f, 1]);
+    let decoded = wire::StoreQueryRequest::decode(other.as_slice()).unwrap();
+    let decoded =
+        StoreQueryRequest { request_id: decoded.request_id, include_data: decoded.include_data, ..request.clone() };
+    assert_eq!(request_bytes_without_proof(&decoded), request_bytes_without_proof(&request));
+
+    let proof = proto::incentivization::v1::EligibilityProof { proof_of_payment: Some("ticket".into()) };
+    assert_eq!(hex::encode(proof.encode_to_vec()), "0a067469636b6574");
+    let response = StoreQueryResponse {
+        request_id: "r".to_owned(),
+        status: StoreStatus::PAYMENT_REQUIRED,
+        status_desc: "pay".to_owned(),
+        messages: vec![],
+        pagination_cursor: None,
+        eligibility: verdict(402, "o"),
+    };
+    // Status 402 = 0x192: field 10 and field 30's field 1.
+    assert_eq!(hex::encode(response.encode()), "0a0172509203 5a03706179 f20106 089203 12016f".replace(' ', ""));
+}
+
+/// Answers what it is told to.
+#[derive(Debug)]
+struct Liar(Mutex<wire::StoreQueryResponse>);
+
+#[async_trait]
+impl RequestHandler for Liar {
+    async fn handle(&self, _: PeerId, request: Bytes) -> Option<Bytes> {
+        let request = wire::StoreQueryRequest::decode(request).unwrap();
+        let mut response = self.0.lock().unwrap().clone();
+        response.request_id = response.request_id.replace("{}", &request.request_id);
+        Some(response.encode_to_vec().into())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_checked() {
+    let clock = clock();
+    let (client, server) = (node(&clock).await, node(&clock).await);
+    connect(&client, &server).await;
+    let entry = |n: u32| {
+        let at = NOW.saturating_add(SECOND * n);
+        let m = archived(shard(), WakuMessage { timestamp: Some(at), ..message(format!("{n}")) });
+        wire::WakuMessageKeyValue {
+            message_hash: Some(Bytes::copy_from_slice(m.hash.as_bytes())),
+            message: Some(m.message.as_ref().clone().into()),
+            pubsub_topic: Some(shard().to_string()),
+        }
+    };
+    let honest = wire::StoreQueryResponse {
+        request_id: "{}".to_owned(),
+        status_code: Some(200),
+        messages: vec![entry(1), entry(2)],
+        ..Default::default()
+    };
+    let liar = Arc::new(Liar(Mutex::new(honest.clone())));
+    server.serve(STORE_PROTOCOL, unlimited(), liar.clone()).await.unwrap();
+    let ask = async |response: wire::StoreQueryResponse| {
+        *liar.0.lock().unwrap() = response;
+        let request = StoreQueryRequest { pagination_limit: Some(2), ..StoreQueryRequest::new() };
+        client.store_query(server.peer_id(), &request).await
+    };
+    let response = ask(honest.clone()).await.unwrap();
+    assert_eq!((response.messages.len(), response.status_desc.as_str()), (2, ""));
+    // A hash may be left out: it is computed.
+    let unnamed = wire::WakuMessageKeyValue { message_hash: None, ..entry(1) };
+    let response = ask(wire::StoreQueryResponse { messages: vec![unnamed], ..honest.clone() }).await.unwrap();
+    assert_eq!(response.messages[0].hash.as_bytes(), entry(1).message_hash.unwrap().as_ref());
+
+    let mut injected = entry(1);
+    injected.message.as_mut().unwrap().payload = Some("other".into());
+    let error = ask(wire::StoreQueryResponse { messages: vec![injected], ..honest.clone() }).await.unwrap_err();
+    assert!(matches!(error, StoreError::HashMismatch { .. }), "{error}");
+    let malformed = [
+        (wire::StoreQueryResponse { request_id: "other".to_owned(), ..honest.clone() }, "another request"),
+        (wire::StoreQueryResponse { request_id: "N/A".to_owned(), ..honest.clone() }, "another request"),
+        (wire::StoreQueryResponse { status_code: None, ..honest.clone() }, "status code"),
+        (wire::StoreQueryResponse { messages: vec![entry(1), entry(2), entry(3)], ..honest.clone() }, "more messages"),
+        (wire::StoreQueryResponse { messages: vec![entry(2), entry(1)], ..honest.clone() }, "ascending"),
+        (wire::StoreQueryResponse { pagination_cursor: Some("short".into()), ..honest.clone() }, "cursor"),
+        (
+            wire::StoreQueryResponse {
+                messages: vec![wire::WakuMessageKeyValue { message: None, pubsub_topic: None, ..entry(1) }],
+                ..honest.clone()
+            },
+            "missing",
+        ),
+        (
+            wire::StoreQueryResponse {
+                messages: vec![wire::WakuMessageKeyValue { pubsub_topic: None, ..entry(1) }],
+                ..honest.clone()
+            },
+            "together",
+        ),
+        (
+            wire::StoreQueryResponse {
+                messages: vec![wire::WakuMessageKeyValue { message_hash: Some("short".into()), ..entry(1) }],
+                ..honest.clone()
+            },
+            "32 bytes",
+        ),
+    ];
+    for (response, reason) in malformed {
+        let error = ask(response).await.unwrap_err();
+        assert_eq!(error.code(), "TRB-W502", "{error}");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    let mut long_meta = entry(1);
+    long_meta.message.as_mut().unwrap().meta = Some(vec![0; 65].into());
+    let error = ask(wire::StoreQueryResponse { messages: vec![long_meta], ..honest.clone() }).await.unwrap_err();
+    assert_eq!(error.code(), "TRB-W204");
+}
+
+async fn page(archive: &dyn Archive) -> Vec<MessageHash> {
+    let query = PageQuery {
+        selection: Selection::Content { topics: None, time_start: None, time_end: None },
+        cursor: None,
+        forward: true,
+        limit: 100_000,
+        include_data: false,
+    };
+    archive.page(&query).await.unwrap().entries.into_iter().map(|e| e.hash).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_deletes_the_oldest() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = SqliteArchive::open(&dir.path().join("archive.sqlite")).await.unwrap();
+    let none = Retention { max_age: None, max_messages: None, max_bytes: None };
+    let history: Vec<_> = (0..3000_u32)
+        .map(|n| {
+            let at = NOW.saturating_add(SECOND * n);
+            archived(shard(), WakuMessage { timestamp: Some(at), ..message(vec![1; 1000]) })
+        })
+        .collect();
+    let hashes: Vec<_> = history.iter().map(|m| m.hash).collect();
+    assert_eq!(archive.insert(&history).await.unwrap(), 3000);
+    assert_eq!(archive.insert(&history[..10]).await.unwrap(), 0, "each is kept once");
+    let now = NOW.saturating_add(SECOND * 3000);
+    assert_eq!(archive.expire(&none, now).await.unwrap(), Expired::default());
+
+    // 1500 seconds back from second 3000: second 1500 itself is kept.
+    let by_age = Retention { max_age: Some(SECOND * 1500), ..none };
+    assert_eq!(archive.expire(&by_age, now).await.unwrap(), Expired { by_age: 1500, ..Expired::default() });
+    assert_eq!(page(&archive).await, hashes[1500..]);
+    let by_count = Retention { max_messages: Some(1200), ..none };
+    assert_eq!(archive.expire(&by_count, now).await.unwrap(), Expired { by_count: 300, ..Expired::default() });
+    assert_eq!((page(&archive).await, archive.count().await.unwrap()), (hashes[1800..].to_vec(), 1200));
+
+    let used = archive.used_bytes().await.unwrap();
+    let by_size = Retention { max_bytes: Some(used / 2), ..none };
+    let gone = archive.expire(&by_size, now).await.unwrap().by_size;
+    let left = archive.count().await.unwrap();
+    assert_eq!(left + gone, 1200);
+    assert!(archive.used_bytes().await.unwrap() <= used / 2);
+    assert!((400..=620).contains(&left), "about half is left: {left}");
+    assert_eq!(page(&archive).await, hashes[3000 - usize::try_from(left).unwrap()..]);
+    // A size that even an empty database exceeds ends, too.
+    archive.expire(&Retention { max_bytes: Some(1), ..none }, now).await.unwrap();
+    assert_eq!(page(&archive).await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_enforces_its_retention() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("archive.sqlite");
+    let clock = clock();
+    let archive = ArchiveConfig {
+        retention_interval: Duration::from_millis(5),
+        retention: Retention { max_age: Some(SECOND * 60), ..Retention::default() },
+        ..ArchiveConfig::new(&path)
+    };
+    let node = Node::spawn(NodeConfig { archive: Some(archive), ..config(&clock) }).await.unwrap();
+    let archive = node.archive().unwrap();
+    let kept = archived(shard(), message("x"));
+    archive.insert(std::slice::from_ref(&kept)).await.unwrap();
+    clock.advance(SECOND * 60);
+    assert!(archive.contains(kept.hash).await.unwrap());
+    clock.advance(Duration::from_nanos(1));
+    within("the retention", async {
+        while archive.contains(kept.hash).await.unwrap() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_the_archive() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let setup = NodeConfig { archive: Some(ArchiveConfig::new(dir.path().join("archive.sqlite"))), ..config(&clock) };
+    let client = node(&clock).await;
+    let mut hashes = Vec::new();
+    for round in 0..3 {
+        let store = Node::spawn(setup.clone()).await.unwrap();
+        connect(&client, &store).await;
+        client.wait_for_topic_peers(shard(), 1, PATIENCE).await.unwrap();
+        let mut received = store.subscribe_all().unwrap();
+        hashes.push(client.publish(message(format!("{round}"))).await.unwrap().hash);
+        within("the message", received.recv()).await.unwrap();
+        // Shutting down writes what waits.
+        if round == 2 {
+            store.flush_archive().await;
+            let mut found: Vec<_> = client
+                .store_query(store.peer_id(), &StoreQueryRequest::presence(hashes.clone()))
+                .await
+                .unwrap()
+                .messages
+                .iter()
+                .map(|e| e.hash)
+                .collect();
+            found.sort();
+            hashes.sort();
+            assert_eq!(found, hashes);
+            assert_eq!(store.archive().unwrap().count().await.unwrap(), 3);
+        }
+        store.shutdown().await;
+        client.wait_for_disconnect(store.peer_id(), PATIENCE).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn archives_of_a_newer_version_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("archive.sqlite");
+    SqliteArchive::open(&path).await.unwrap().close().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    sqlx::query("PRAGMA user_version = 2").execute(&pool).await.unwrap();
+    pool.close().await;
+    let error = SqliteArchive::open(&path).await.unwrap_err();
+    assert!(matches!(error, ArchiveError::Migration { .. }), "{error}");
+    let clock = clock();
+    let setup = NodeConfig { archive: Some(ArchiveConfig::new(&path)), ..config(&clock) };
+    assert_eq!(Node::spawn(setup).await.unwrap_err().code(), "TRB-W402");
+}
