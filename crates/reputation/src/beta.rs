@@ -1,0 +1,169 @@
+//! Beta scores with exponential decay.
+//!
+//! Good and bad experience are pseudo-counts of a Beta distribution; what is known of nobody in particular is one of each. Both halve
+//! with every half-life, so old experience fades and a score moves back towards the middle when nothing new comes.
+
+use serde::{Deserialize, Serialize};
+use tributary_protocol::time::{Seconds, UnixTime};
+
+/// Pseudo-counts of the prior: one good, one bad.
+pub const PRIOR: f64 = 1.0;
+
+/// How fast experience fades.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decay {
+    /// Time after which experience counts half; at least a second.
+    pub half_life: Seconds,
+}
+
+impl Default for Decay {
+    fn default() -> Self {
+        const TWO_WEEKS: u64 = 14 * 86_400;
+        Self { half_life: Seconds::new(TWO_WEEKS).unwrap_or(Seconds::MAX) }
+    }
+}
+
+impl Decay {
+    /// What is left of 1 after `elapsed`.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)] // Seconds have 40 bits.
+    pub fn factor(&self, elapsed: Seconds) -> f64 {
+        let half_life = self.half_life.get().max(1) as f64;
+        (-(elapsed.get() as f64) / half_life).exp2()
+    }
+}
+
+/// What is known of a subject, as of `updated_at`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Experience {
+    /// Good experience.
+    pub good: f64,
+    /// Bad experience.
+    pub bad: f64,
+    /// Weighted sum of answer times, ms.
+    pub latency_sum: f64,
+    /// Weight of that sum.
+    pub latency_weight: f64,
+    /// Assessments ever counted.
+    pub assessments: u64,
+    /// The time that the counts are decayed to.
+    pub updated_at: UnixTime,
+}
+
+impl Experience {
+    /// No experience.
+    #[must_use]
+    pub const fn none(now: UnixTime) -> Self {
+        Self { good: 0.0, bad: 0.0, latency_sum: 0.0, latency_weight: 0.0, assessments: 0, updated_at: now }
+    }
+
+    /// The same as of `now`. Before `updated_at` nothing changes: a clock that is set back makes nothing younger.
+    #[must_use]
+    pub fn at(&self, now: UnixTime, decay: &Decay) -> Self {
+        let factor = decay.factor(now.since(self.updated_at));
+        Self {
+            good: self.good * factor,
+            bad: self.bad * factor,
+            latency_sum: self.latency_sum * factor,
+            latency_weight: self.latency_weight * factor,
+            assessments: self.assessments,
+            updated_at: self.updated_at.max(now),
+        }
+    }
+
+    /// Adds an experience made at `at`. The order in which experiences are added doesn't matter: a late one comes in already faded.
+    #[must_use]
+    pub fn with(&self, score: f64, weight: f64, latency_ms: Option<f64>, at: UnixTime, decay: &Decay) -> Self {
+        let mut sum = self.at(at, decay);
+        let weight = weight * decay.factor(sum.updated_at.since(at));
+        sum.good += weight * score;
+        sum.bad += weight * (1.0 - score);
+        if let Some(latency) = latency_ms {
+            sum.latency_sum += weight * latency;
+            sum.latency_weight += weight;
+        }
+        sum.assessments += 1;
+        sum
+    }
+
+    /// Expected quality: the mean of the Beta distribution, 0 to 1.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        (PRIOR + self.good) / (2.0 * PRIOR + self.good + self.bad)
+    }
+
+    /// How much experience there is, without the prior.
+    #[must_use]
+    pub fn weight(&self) -> f64 {
+        self.good + self.bad
+    }
+
+    /// Mean answer time, ms.
+    #[must_use]
+    pub fn latency_ms(&self) -> Option<f64> {
+        (self.latency_weight > 0.0).then(|| self.latency_sum / self.latency_weight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(seconds: u64) -> UnixTime {
+        UnixTime::new(seconds).unwrap()
+    }
+
+    fn decay() -> Decay {
+        Decay { half_life: Seconds::new(1000).unwrap() }
+    }
+
+    #[test]
+    fn unknown_is_average_and_experience_moves_it() {
+        let none = Experience::none(time(0));
+        assert!((none.mean() - 0.5).abs() < 1e-12);
+        let good = none.with(1.0, 1.0, None, time(0), &decay());
+        let bad = none.with(0.0, 1.0, None, time(0), &decay());
+        assert!((good.mean() - 2.0 / 3.0).abs() < 1e-12);
+        assert!((bad.mean() - 1.0 / 3.0).abs() < 1e-12);
+        let mut many = none;
+        for _ in 0..100 {
+            many = many.with(1.0, 1.0, None, time(0), &decay());
+        }
+        assert!(many.mean() > 0.99);
+    }
+
+    #[test]
+    fn experience_halves_with_each_half_life() {
+        let start = Experience::none(time(0)).with(1.0, 8.0, Some(40.0), time(0), &decay());
+        for (after, left) in [(0, 8.0), (1000, 4.0), (2000, 2.0), (3000, 1.0)] {
+            let later = start.at(time(after), &decay());
+            assert!((later.weight() - left).abs() < 1e-9, "after {after}");
+            assert!((later.latency_ms().unwrap() - 40.0).abs() < 1e-9);
+        }
+        let forgotten = start.at(time(1_000_000), &decay());
+        assert!((forgotten.mean() - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_clock_set_back_neither_strengthens_nor_weakens() {
+        let start = Experience::none(time(5000)).with(1.0, 8.0, None, time(5000), &decay());
+        let back = start.at(time(0), &decay());
+        assert_eq!(back.weight().to_bits(), start.weight().to_bits());
+        assert_eq!(back.updated_at, time(5000));
+    }
+
+    #[test]
+    fn the_order_of_arrival_does_not_matter() {
+        let events = [(1.0, 100), (0.0, 900), (0.5, 2500)];
+        let add = |order: [usize; 3]| {
+            order.iter().fold(Experience::none(time(0)), |sum, index| {
+                let (score, at) = events[*index];
+                sum.with(score, 1.0, None, time(at), &decay())
+            })
+        };
+        let forward = add([0, 1, 2]).at(time(4000), &decay());
+        let backward = add([2, 1, 0]).at(time(4000), &decay());
+        assert!((forward.good - backward.good).abs() < 1e-12);
+        assert!((forward.bad - backward.bad).abs() < 1e-12);
+    }
+}
