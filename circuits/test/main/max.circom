@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: GPL-3.0-only
+pragma circom 2.2.0;
+
+include "../../lib/max.circom";
+
+component main = Max(40);
