@@ -654,9 +654,9 @@ pub enum WitnessError {
     /// The stream's tag is not shown to be absent from the list.
     #[error("the absence proof does not show that the stream is missing from the stopped list")]
     NotAbsent,
-    /// An output's viewing key cannot be used.
-    #[error("an output's viewing key is not valid: {0}")]
-    Point(#[from] PointError),
+    /// The stopped list has no absence proof for the stream: it has stopped.
+    #[error(transparent)]
+    List(#[from] ListError),
 }
 
 impl ErrorCode for WitnessError {
@@ -683,7 +683,7 @@ impl ErrorCode for WitnessError {
             Self::Ticket(_) => "TRB-1719",
             Self::RatingIndex { .. } => "TRB-1720",
             Self::NotAbsent => "TRB-1721",
-            Self::Point(_) => "TRB-1722",
+            Self::List(_) => "TRB-1722",
         }
     }
 }

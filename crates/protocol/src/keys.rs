@@ -423,7 +423,9 @@ impl FromStr for PaymentAddress {
         if prefix.to_lowercase() != Self::PREFIX {
             return Err(AddressError::Prefix { found: prefix.to_lowercase() });
         }
-        Self::from_bytes(&checked.byte_iter().collect::<Vec<u8>>())
+        let address = Self::from_bytes(&checked.byte_iter().collect::<Vec<u8>>())?;
+        // The decoder drops bits beyond the last whole byte; an address has one text only.
+        if address.to_string().eq_ignore_ascii_case(text) { Ok(address) } else { Err(AddressError::Encoding) }
     }
 }
 

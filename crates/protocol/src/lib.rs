@@ -21,7 +21,10 @@ pub mod tree;
 pub mod witness;
 
 pub use amount::{Amount, Price, Rate};
-pub use error::ErrorCode;
+pub use error::{
+    AddressError, ErrorCode, FieldError, KeyError, ListError, MemoError, NoteError, PointError, RangeError, SlotError,
+    TicketError, TreeError, WitnessError,
+};
 pub use field::{FieldElement, Fr, Root};
 pub use keys::{AccountKeys, Mnemonic, Owner, PaymentAddress, PoolId, PoolScope, Seed};
 pub use memo::{PayerMemo, PayerMemoBytes, SealedMemo};

@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 
 use alloy_primitives::keccak256;
+use rayon::prelude::*;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
@@ -26,6 +27,8 @@ pub const CAPACITY: u64 = 1 << (2 * DEPTH);
 pub const BATCH_LEAVES: usize = 64;
 /// Height of a batch's subtree.
 pub const BATCH_HEIGHT: usize = 3;
+/// Nodes of a level from which on their parents are hashed on all cores.
+const PARALLEL_FROM: usize = 1024;
 /// Levels above a batch's subtree.
 pub const BATCH_PATH: usize = DEPTH - BATCH_HEIGHT;
 
@@ -266,7 +269,12 @@ impl MerkleTree {
             let children = &below[height];
             let parents = &mut above[0];
             parents.truncate(position);
-            parents.extend(children[position * ARITY..].chunks(ARITY).map(|chunk| node(&padded(chunk, empty))));
+            let groups = &children[position * ARITY..];
+            if groups.len() < PARALLEL_FROM {
+                parents.extend(groups.chunks(ARITY).map(|chunk| node(&padded(chunk, empty))));
+            } else {
+                parents.par_extend(groups.par_chunks(ARITY).map(|chunk| node(&padded(chunk, empty))));
+            }
         }
     }
 

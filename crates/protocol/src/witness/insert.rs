@@ -2,12 +2,12 @@ use ark_ff::Zero;
 
 use super::{CircuitInputs, Witness, begin};
 use crate::{
-    error::WitnessError,
+    error::{TreeError, WitnessError},
     field::{Fr, Root},
     note::Commitment,
     poseidon::node,
     statement::{Circuit, InsertStatement, Statement},
-    tree::{BATCH_HEIGHT, BATCH_LEAVES, BATCH_PATH, Insertion, empty_roots},
+    tree::{BATCH_HEIGHT, BATCH_LEAVES, BATCH_PATH, CAPACITY, Insertion, empty_roots},
 };
 
 /// Witness of an insertion. Nothing in it is secret.
@@ -51,7 +51,10 @@ impl Witness for InsertWitness {
         let from = u64::from(batch_index) * BATCH_LEAVES as u64 + u64::from(k);
         if k >= m || usize::from(m) > BATCH_LEAVES || leaves.len() != usize::from(m) {
             let min = u64::from(k) + 1;
-            return Err(crate::error::TreeError::BadBatch { from, m: m.into(), min }.into());
+            return Err(TreeError::BadBatch { from, m: m.into(), min }.into());
+        }
+        if from >= CAPACITY {
+            return Err(TreeError::Full { len: from, adding: u64::from(m - k) }.into());
         }
         if self.root(k) != self.0.old_root {
             return Err(WitnessError::WrongRoot { which: "old" });

@@ -3,7 +3,7 @@ use ark_ff::{BigInt, One, PrimeField, UniformRand, Zero};
 use tributary_protocol::{
     ErrorCode, FieldElement, Fr, Mnemonic, PaymentAddress, PoolId, PoolScope, Seed,
     babyjub::{Point, Scalar, ViewingKey},
-    error::{KeyError, PointError},
+    error::{AddressError, KeyError, PointError},
     keys::{AccountKeys, MemoKey, PayerKey, SpendKey, ViewSecret},
     memo::EphemeralSecret,
     note::PayerSecret,
@@ -120,6 +120,30 @@ fn addresses_read_back_in_either_case() {
     let mixed = text.replacen('q', "Q", 1);
     assert_eq!(mixed.parse::<PaymentAddress>().unwrap_err().code(), "TRB-1121");
     assert_eq!(PaymentAddress::from_bytes(&[]).unwrap_err().code(), "TRB-1124");
+}
+
+/// A character more, with the right checksum, would decode to the same bytes.
+#[test]
+fn an_address_has_one_text() {
+    use bech32::{
+        Bech32m, Fe32, Hrp,
+        primitives::iter::{ByteIterExt, Fe32IterExt},
+    };
+    let address = keys(0).address();
+    let prefix = Hrp::parse("trib").unwrap();
+    let text = |extra: Option<Fe32>| {
+        let payload = address.to_bytes();
+        let symbols = payload.iter().copied().bytes_to_fes().chain(extra);
+        symbols.with_checksum::<Bech32m>(&prefix).chars().collect::<String>()
+    };
+    assert_eq!(text(None).parse(), Ok(address));
+    assert_eq!(text(Some(Fe32::Q)).parse::<PaymentAddress>(), Err(AddressError::Encoding));
+}
+
+#[test]
+fn white_space_in_a_phrase_does_not_matter() {
+    let spaced = format!("  {}\n", PHRASE.replace(' ', "  "));
+    assert_eq!(Mnemonic::parse(&spaced), Mnemonic::parse(PHRASE));
 }
 
 #[test]

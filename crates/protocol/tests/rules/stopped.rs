@@ -82,6 +82,14 @@ fn neighbours_and_ends_are_absent() {
     }
 }
 
+/// The list's order is that of the integers, whatever the field's inner representation.
+#[test]
+fn entries_order_as_integers() {
+    let mut entries: Vec<StopEntry> = (0..50).map(|i| entry(i / 10, fr(&format!("stopped.order.{i}")))).collect();
+    entries.sort();
+    assert!(entries.windows(2).all(|w| (w[0].stop, w[0].tag.to_u256()) < (w[1].stop, w[1].tag.to_u256())));
+}
+
 #[test]
 fn entries_must_ascend() {
     let (a, b) = (fr("stopped.a"), fr("stopped.b"));

@@ -365,6 +365,8 @@ fn insertion_faults() {
     assert_eq!(fault(&|w| w.0.leaves[2] = fr("leaf").into()), new);
     assert_eq!(fault(&|w| w.0.path.0[0][0] += Fr::from(1_u8)), old);
     assert_eq!(fault(&|w| w.0.batch_index = 0), old);
+    let beyond = WitnessError::Tree(TreeError::Full { len: 1 << 32, adding: 5 });
+    assert_eq!(fault(&|w| w.0.batch_index = 1 << 26), beyond);
     assert_eq!(old.code(), "TRB-1715");
     let batch = fault(&|w| w.0.k = 5);
     assert_eq!((batch.code(), batch), ("TRB-1714", WitnessError::Tree(TreeError::BadBatch { from: 69, m: 5, min: 6 })));
