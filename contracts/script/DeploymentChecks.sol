@@ -44,6 +44,9 @@ library DeploymentChecks {
     /// @notice Thrown when a verifier is another circuit's.
     error Deploy_WrongCircuit(uint256 expected, uint256 actual);
 
+    /// @dev More than one addition or pairing takes; a precompile takes all it is given when a point is invalid.
+    uint256 private constant PRECOMPILE_GAS = 200_000;
+
     /// @notice Chains on which development keys may be used: local ones.
     function isDevelopmentChain(uint256 chainId) internal pure returns (bool development) {
         development = chainId == 31_337 || chainId == 1337;
@@ -132,13 +135,13 @@ library DeploymentChecks {
     /// @dev Whether a point is on the curve and not the identity; G1 is the whole curve.
     function _isG1(uint256[2] memory p) private view returns (bool valid) {
         if (p[0] == 0 && p[1] == 0) return false;
-        (valid,) = address(6).staticcall(abi.encode(p, [uint256(0), 0]));
+        (valid,) = address(6).staticcall{gas: PRECOMPILE_GAS}(abi.encode(p, [uint256(0), 0]));
     }
 
     /// @dev Whether a point is in the subgroup and not the identity: the pairing refuses all others.
     function _isG2(uint256[2][2] memory p) private view returns (bool valid) {
         if (p[0][0] == 0 && p[0][1] == 0 && p[1][0] == 0 && p[1][1] == 0) return false;
-        (valid,) = address(8).staticcall(abi.encode([uint256(1), 2], p));
+        (valid,) = address(8).staticcall{gas: PRECOMPILE_GAS}(abi.encode([uint256(1), 2], p));
     }
 
     function _add(uint256[2] memory p, uint256[2] memory q) private view returns (uint256[2] memory sum) {

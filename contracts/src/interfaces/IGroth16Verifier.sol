@@ -18,14 +18,14 @@ interface IGroth16Verifier {
     ) external view returns (bool valid);
 
     /// @notice The verifying key: alpha, beta, gamma, delta, IC_0..IC_3, coordinates as in a proof, 704 bytes.
-    function verifyingKey() external pure returns (bytes memory key);
+    function verifyingKey() external view returns (bytes memory key);
 
     /// @notice keccak256 of the verifying key.
-    function verifyingKeyHash() external pure returns (bytes32 hash);
+    function verifyingKeyHash() external view returns (bytes32 hash);
 
     /// @notice The circuit's hash tag: 21 transact, 22 close, 23 claim, 24 insert.
     function circuit() external view returns (uint256 tag);
 
     /// @notice Whether the key comes from the public development setup and protects nothing.
-    function isDevelopmentKey() external pure returns (bool development);
+    function isDevelopmentKey() external view returns (bool development);
 }

@@ -18,15 +18,15 @@ abstract contract Groth16Verifier is IGroth16Verifier {
     }
 
     /// @inheritdoc IGroth16Verifier
-    function verifyingKey() external pure override returns (bytes memory key) {
+    function verifyingKey() external view override returns (bytes memory key) {
         key = _key();
     }
 
     /// @inheritdoc IGroth16Verifier
-    function verifyingKeyHash() external pure override returns (bytes32 hash) {
+    function verifyingKeyHash() external view override returns (bytes32 hash) {
         hash = keccak256(_key());
     }
 
     /// @dev The verifying key on the wire, 704 bytes.
-    function _key() internal pure virtual returns (bytes memory key);
+    function _key() internal view virtual returns (bytes memory key);
 }
