@@ -229,29 +229,31 @@ impl PoolClock {
     /// # Errors
     /// [`SlotError::NoFullSlot`].
     pub fn rating_slot(&self, start: UnixTime, until: UnixTime) -> Result<RatingSlot, SlotError> {
-        let last = until.checked_sub(self.slot_length).map_err(|_| SlotError::NoFullSlot)?;
-        for (period, crowd) in [(86_400, RatingCrowd::Day), (3_600, RatingCrowd::Hour), (600, RatingCrowd::TenMinutes)]
-        {
-            let mut from = last.get() - last.get() % period;
-            loop {
-                let first = self.ceil(UnixTime::new(from)?)?;
-                if first <= last {
-                    if first >= start {
-                        return Ok(RatingSlot { slot: self.slot_at(first)?, crowd });
-                    }
-                    break;
-                }
-                match from.checked_sub(period) {
-                    Some(earlier) => from = earlier,
-                    None => break,
-                }
+        let last = self.floor(until.checked_sub(self.slot_length).map_err(|_| SlotError::NoFullSlot)?);
+        for crowd in [RatingCrowd::Day, RatingCrowd::Hour, RatingCrowd::TenMinutes] {
+            let first = self.first_of_latest(crowd.period(), last)?;
+            if let Some(first) = first.filter(|first| *first >= start) {
+                return Ok(RatingSlot { slot: self.slot_at(first)?, crowd });
             }
         }
-        let first = self.floor(last);
-        if first < start {
+        if last < start {
             return Err(SlotError::NoFullSlot);
         }
-        Ok(RatingSlot { slot: self.slot_at(first)?, crowd: RatingCrowd::Slot })
+        Ok(RatingSlot { slot: self.slot_at(last)?, crowd: RatingCrowd::Slot })
+    }
+
+    /// The latest slot start at or before `last` that is the first in a period (counted from 1970).
+    fn first_of_latest(&self, period: Seconds, last: UnixTime) -> Result<Option<UnixTime>, SlotError> {
+        if self.slot_length >= period {
+            return Ok(Some(last)); // every slot is the first one after some period began
+        }
+        let began = last.saturating_sub(Seconds::new(last.get() % period.get())?);
+        let first = self.ceil(began)?;
+        if first <= last {
+            return Ok(Some(first));
+        }
+        let earlier = began.checked_sub(period).ok(); // its first slot ends before the later period's
+        earlier.map(|earlier| self.ceil(earlier)).transpose()
     }
 
     fn slot_from(&self, start: UnixTime) -> Result<Slot, SlotError> {
@@ -279,4 +281,16 @@ pub enum RatingCrowd {
     Hour,
     /// Streams that cover the same UTC day's first slot.
     Day,
+}
+
+impl RatingCrowd {
+    /// Streams that cover the same period's first slot hide each other.
+    const fn period(self) -> Seconds {
+        match self {
+            Self::Slot => Seconds::ZERO,
+            Self::TenMinutes => Seconds::TEN_MINUTES,
+            Self::Hour => Seconds::HOUR,
+            Self::Day => Seconds::DAY,
+        }
+    }
 }

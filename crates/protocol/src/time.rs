@@ -105,6 +105,15 @@ bounded_u40! {
     Seconds, "duration"
 }
 
+impl Seconds {
+    /// 600 s.
+    pub const TEN_MINUTES: Self = Self(600);
+    /// 3,600 s.
+    pub const HOUR: Self = Self(3_600);
+    /// 86,400 s.
+    pub const DAY: Self = Self(86_400);
+}
+
 impl UnixTime {
     /// The time `duration` later.
     ///

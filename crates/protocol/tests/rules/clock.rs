@@ -90,6 +90,23 @@ fn ratings_hide_in_the_largest_crowd() {
     assert_eq!(SlotError::NoFullSlot.code(), "TRB-1505");
 }
 
+/// Clocks whose slots do not divide a day, or are longer than a period.
+#[test]
+fn ratings_of_unusual_clocks() {
+    let rating = |l: u64, start: u64, until: u64| {
+        let clock = PoolClock::new(seconds(l), seconds(2 * l), seconds(0)).unwrap();
+        clock.rating_slot(time(start), time(until)).map(|r| (r.slot.start().get(), r.crowd))
+    };
+    // 7 s: the second day's first slot is 86401..86408, which is over at 86408 only.
+    assert_eq!(rating(7, 0, 86_408), Ok((86_401, RatingCrowd::Day)));
+    assert_eq!(rating(7, 0, 86_407), Ok((0, RatingCrowd::Day)));
+    assert_eq!(rating(7, 7, 86_407), Ok((82_803, RatingCrowd::Hour)));
+    // A day and an hour: each slot is the first after a day began.
+    assert_eq!(rating(90_000, 0, 450_001), Ok((360_000, RatingCrowd::Day)));
+    assert_eq!(rating(90_000, 450_000, 500_000), Err(SlotError::NoFullSlot));
+    assert_eq!(rating(1 << 38, 0, 1 << 39), Ok((1 << 38, RatingCrowd::Day)), "no loop runs for ages");
+}
+
 prop_compose! {
     fn any_clock()(l in 1..7200_u64, extra in 0..4000_u64, margin in 0..600_u64) -> PoolClock {
         PoolClock::new(seconds(l), seconds(2 * l + margin + extra), seconds(margin)).unwrap()
