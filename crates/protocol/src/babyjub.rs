@@ -128,7 +128,8 @@ impl Point {
         let upper = y_bytes[0] & 0x80 != 0;
         y_bytes[0] &= 0x7f;
         let y = Fr::try_from_be_bytes(&y_bytes)?;
-        // a x^2 + y^2 = 1 + d x^2 y^2  =>  x^2 = (1 - y^2) / (a - d y^2); the denominator is never 0 as a/d is no square.
+        // a x^2 + y^2 = 1 + d x^2 y^2  =>  x^2 = (1 - y^2) / (a - d y^2); the denominator is never 0 as a/d is no
+        // square.
         let y2 = y.square();
         let denominator = <BabyJubjub as TECurveConfig>::COEFF_A - BabyJubjub::COEFF_D * y2;
         let x2 = (Fr::ONE - y2) * denominator.inverse().ok_or(PointError::NotOnCurve)?;

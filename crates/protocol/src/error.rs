@@ -1,7 +1,7 @@
 //! Every error of this crate, each with a stable code that users see and scripts may match on.
 //!
-//! Codes never change their meaning and are never reused. `TRB-10xx` field, `11xx` keys and addresses, `12xx` amounts and
-//! times, `13xx` notes and memos, `14xx` trees and lists, `15xx` slots, `16xx` tickets, `17xx` witnesses.
+//! Codes never change their meaning and are never reused. `TRB-10xx` field, `11xx` keys and addresses, `12xx` amounts
+//! and times, `13xx` notes and memos, `14xx` trees and lists, `15xx` slots, `16xx` tickets, `17xx` witnesses.
 
 use alloy_primitives::U256;
 use thiserror::Error;
@@ -16,7 +16,8 @@ pub trait ErrorCode: std::error::Error {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FieldError {
-    /// The value is the field's order or more. Wire data is never reduced: two encodings of one element would be two identities.
+    /// The value is the field's order or more. Wire data is never reduced: two encodings of one element would be two
+    /// identities.
     #[error("{value:#x} is not below the field order; send the canonical value")]
     NotCanonical {
         /// The value as it was read.
@@ -353,7 +354,8 @@ pub enum ListError {
     /// The list holds 2^32 values.
     #[error("the stopped list is full")]
     Full,
-    /// The tag's value is a sentinel (0 or 2^248 - 1), so it can never be proved absent. One random tag in 2^247 has this.
+    /// The tag's value is a sentinel (0 or 2^248 - 1), so it can never be proved absent. One random tag in 2^247 has
+    /// this.
     #[error("the tag's low 248 bits equal a sentinel of the list")]
     Sentinel,
 }

@@ -1,7 +1,7 @@
 //! The BN254 scalar field: canonical encodings, hashing into the field, domain wrappers.
 //!
-//! Everything that comes from a wire, a file or a chain is parsed canonically: a value at or above the order is an error,
-//! never reduced. Only hash outputs are reduced ([`reduce`]).
+//! Everything that comes from a wire, a file or a chain is parsed canonically: a value at or above the order is an
+//! error, never reduced. Only hash outputs are reduced ([`reduce`]).
 
 use alloy_primitives::{B256, U256, uint};
 pub use ark_bn254::Fr;
@@ -129,7 +129,8 @@ pub mod serde_hex {
     }
 }
 
-/// Declares a domain type around one field element, with canonical conversions, `0x` hexadecimal `Display`, `FromStr` and serde.
+/// Declares a domain type around one field element, with canonical conversions, `0x` hexadecimal `Display`, `FromStr`
+/// and serde.
 macro_rules! field_newtype {
     ($(#[$meta:meta])* $name:ident) => {
         $(#[$meta])*

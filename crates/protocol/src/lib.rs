@@ -1,8 +1,9 @@
 //! Types and functions of the payment protocol: keys, notes, statements, memos, slots, stopped lists, tickets, and the
 //! witnesses of the five circuits. No I/O, no clock, no global randomness: time and randomness are arguments.
 //!
-//! Normative sources are the book's specification and its page "Encodings"; `vectors/*.json`, which circom, Rust and Solidity all
-//! check, are written from this crate. Read [`field`] and [`poseidon`] first, then [`note`], [`statement`], [`witness`].
+//! Normative sources are the book's specification and its page "Encodings"; `vectors/*.json`, which circom, Rust and
+//! Solidity all check, are written from this crate. Read [`field`] and [`poseidon`] first, then [`note`],
+//! [`statement`], [`witness`].
 //!
 //! ```
 //! # use alloy_primitives::Address;

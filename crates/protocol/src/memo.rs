@@ -234,7 +234,8 @@ impl PayerMemoBytes {
     /// Decrypts with the account's memo key.
     ///
     /// # Errors
-    /// [`MemoError::NotAuthentic`] for everybody else's memos, [`MemoError::PayerContent`] for content that is no stream.
+    /// [`MemoError::NotAuthentic`] for everybody else's memos, [`MemoError::PayerContent`] for content that is no
+    /// stream.
     pub fn decrypt(&self, key: &MemoKey) -> Result<PayerMemo, MemoError> {
         let (nonce, sealed) = self.0.split_at(NONCE_BYTES);
         let plain = XChaCha20Poly1305::new(key.expose().into())
@@ -267,7 +268,8 @@ impl PayerMemo {
         PayerMemoBytes(bytes)
     }
 
-    /// The stream note that this memo and the transaction's first nullifier describe; `None` unless it recomputes to `cm_0`.
+    /// The stream note that this memo and the transaction's first nullifier describe; `None` unless it recomputes to
+    /// `cm_0`.
     #[must_use]
     pub fn recover(&self, payer: &crate::keys::PayerKey, nf_0: Nullifier, cm_0: Commitment) -> Option<RecoveredStream> {
         let secret = PayerSecret::derive(payer, nf_0);

@@ -192,22 +192,25 @@ impl PoolClock {
         Ok(())
     }
 
-    /// The timestamp at which a slot's boundary block B begins to be possible: `slot_end - NOTICE`. B is the first block at or after it.
+    /// The timestamp at which a slot's boundary block B begins to be possible: `slot_end - NOTICE`. B is the first
+    /// block at or after it.
     #[must_use]
     pub fn boundary(&self, slot: Slot) -> UnixTime {
         slot.end.saturating_sub(self.notice)
     }
 
-    /// Whether the slot's stopped list is final, given the timestamp of its boundary block B (if there is one yet) and the head's.
+    /// Whether the slot's stopped list is final, given the timestamp of its boundary block B (if there is one yet)
+    /// and the head's.
     #[must_use]
     pub fn is_list_final(&self, boundary_block: Option<UnixTime>, head: UnixTime) -> bool {
         boundary_block.is_some_and(|b| head >= b.saturating_add(self.margin))
     }
 
-    /// The latest slot whose list is final, given the timestamp of the newest block that is at least the margin older than the head.
+    /// The latest slot whose list is final, given the timestamp of the newest block that is at least the margin older
+    /// than the head.
     ///
-    /// Every block timestamp at or before `settled` makes the slots with `slot_end <= settled + NOTICE` final, so this is the slot
-    /// that ends at the last multiple of L there.
+    /// Every block timestamp at or before `settled` makes the slots with `slot_end <= settled + NOTICE` final, so
+    /// this is the slot that ends at the last multiple of L there.
     ///
     /// # Errors
     /// [`SlotError::Range`] before the first slot has ended or at the end of the range.
@@ -222,9 +225,9 @@ impl PoolClock {
         slot.start.saturating_sub(self.slot_length)
     }
 
-    /// The slot to rate with (wallet rule): the first slot of the latest UTC day that the stream covers, else of the latest hour, else of the
-    /// latest ten minutes, else its last full slot. A slot counts only when it is over at `until`, the earliest of now, the
-    /// stream's end and its stop.
+    /// The slot to rate with (wallet rule): the first slot of the latest UTC day that the stream covers, else of the
+    /// latest hour, else of the latest ten minutes, else its last full slot. A slot counts only when it is over at
+    /// `until`, the earliest of now, the stream's end and its stop.
     ///
     /// # Errors
     /// [`SlotError::NoFullSlot`].

@@ -1,8 +1,9 @@
 //! Statements of the on-chain circuits and how they become three public inputs (protocol section 4).
 //!
 //! A statement is a vector `x_1..x_n`. `digest` is its Poseidon sponge, `alpha` the keccak hash of tag, digest and x
-//! reduced into the field, `value = sum x_i * alpha^(n - i)`. The circuit computes digest and value from its own vector, the
-//! contract computes alpha and value from the calldata's; the two vectors then differ with probability at most n / r.
+//! reduced into the field, `value = sum x_i * alpha^(n - i)`. The circuit computes digest and value from its own
+//! vector, the contract computes alpha and value from the calldata's; the two vectors then differ with probability at
+//! most n / r.
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use ark_ff::Zero;
@@ -88,7 +89,8 @@ pub trait Statement {
         sponge(Self::TAG, &self.elements())
     }
 
-    /// `keccak256(abi.encodePacked(uint256(tag), digest, x_1, .., x_n))`: alpha before reduction. The nonce of a deposit by EIP-3009.
+    /// `keccak256(abi.encodePacked(uint256(tag), digest, x_1, .., x_n))`: alpha before reduction. The nonce of a
+    /// deposit by EIP-3009.
     fn binding_hash(&self) -> B256 {
         let elements = self.elements();
         binding_hash(Self::TAG, &sponge(Self::TAG, &elements), &elements)
@@ -330,7 +332,8 @@ pub struct ExternalTerms {
     pub fee: Amount,
     /// Last second at which the transaction may be mined.
     pub deadline: UnixTime,
-    /// Whether the outputs may be dropped when the tree is full (only where nothing is paid in and something is paid out).
+    /// Whether the outputs may be dropped when the tree is full (only where nothing is paid in and something is paid
+    /// out).
     pub may_drop_outputs: bool,
 }
 
@@ -350,7 +353,8 @@ impl ExternalData {
         self.memo.map_or_else(Bytes::new, |memo| Bytes::copy_from_slice(memo.as_bytes()))
     }
 
-    /// `keccak256(abi.encode(chainid, pool, operation, recipient, relayer, fee, deadline, mayDropOutputs, memo)) mod r`.
+    /// `keccak256(abi.encode(chainid, pool, operation, recipient, relayer, fee, deadline, mayDropOutputs, memo))`,
+    /// reduced.
     #[must_use]
     pub fn hash(&self, pool: &PoolId, operation: Operation) -> ExternalHash {
         let memo = self.memo_bytes();

@@ -1,11 +1,12 @@
 //! Stopped lists: which streams have stopped before a slot ends, as an indexed 4-ary Merkle tree (protocol section 6).
 //!
-//! The list of a slot holds the record tags with `stop < slot_end`. Position 0 is the leaf `(0, 2^248 - 1)`; values are
-//! appended in the order of (stop, whole tag), each under the low 248 bits of its tag, and each leaf `P(12, low, next)` points to the
-//! next larger value. A value is absent if a leaf has `low < value < next`.
+//! The list of a slot holds the record tags with `stop < slot_end`. Position 0 is the leaf `(0, 2^248 - 1)`; values
+//! are appended in the order of (stop, whole tag), each under the low 248 bits of its tag, and each leaf `P(12, low,
+//! next)` points to the next larger value. A value is absent if a leaf has `low < value < next`.
 //!
-//! A later slot's list extends an earlier one's, so [`StoppedList`] is persistent: a clone costs next to nothing and shares what did
-//! not change. [`StopSchedule`] keeps the entries of a chain, through reorganisations, and hands out each slot's list.
+//! A later slot's list extends an earlier one's, so [`StoppedList`] is persistent: a clone costs next to nothing and
+//! shares what did not change. [`StopSchedule`] keeps the entries of a chain, through reorganisations, and hands out
+//! each slot's list.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -173,7 +174,8 @@ impl StoppedList {
         Ok(list)
     }
 
-    /// Appends entries, each after all before it in the order of (stop, tag). Values that are there already or equal a sentinel are skipped.
+    /// Appends entries, each after all before it in the order of (stop, tag). Values that are there already or equal
+    /// a sentinel are skipped.
     ///
     /// # Errors
     /// [`ListError::OutOfOrder`], [`ListError::Full`]; entries before the offending one stay.
@@ -223,7 +225,8 @@ impl StoppedList {
     /// Proves that a tag is absent.
     ///
     /// # Errors
-    /// [`ListError::Present`] when it is not, [`ListError::Sentinel`] when its value is one of the two that no list can show absent.
+    /// [`ListError::Present`] when it is not, [`ListError::Sentinel`] when its value is one of the two that no list
+    /// can show absent.
     pub fn absence(&self, tag: RecordTag) -> Result<AbsenceWitness, ListError> {
         let value = Value::of(tag);
         if value.is_sentinel() {
@@ -260,8 +263,8 @@ impl StoppedList {
 
 /// All stops that a chain has shown, and the lists made of them.
 ///
-/// Stops may be added and (after a reorganisation) removed in any order. Lists are built from the nearest earlier one that is remembered; at
-/// most [`StopSchedule::REMEMBERED`] are.
+/// Stops may be added and (after a reorganisation) removed in any order. Lists are built from the nearest earlier one
+/// that is remembered; at most [`StopSchedule::REMEMBERED`] are.
 #[derive(Clone, Debug, Default)]
 pub struct StopSchedule {
     entries: BTreeSet<StopEntry>,

@@ -1,4 +1,5 @@
-//! Tickets and ratings: public inputs, nullifiers, messages and the checks that come before the proof (protocol section 4.5).
+//! Tickets and ratings: public inputs, nullifiers, messages and the checks that come before the proof (protocol
+//! section 4.5).
 
 use alloy_primitives::keccak256;
 use ark_ff::Zero;
@@ -148,7 +149,8 @@ impl TicketStatement {
         &self.nullifiers[..usize::from(self.count).min(MAX_COUNT)]
     }
 
-    /// Checks that stand on their own: the count, the nullifiers (used ones not 0 and distinct, unused ones 0), one slot of this clock.
+    /// Checks that stand on their own: the count, the nullifiers (used ones not 0 and distinct, unused ones 0), one
+    /// slot of this clock.
     ///
     /// # Errors
     /// [`TicketError`].
@@ -174,8 +176,8 @@ impl TicketStatement {
         Ok(slot)
     }
 
-    /// Everything about a ticket that needs no proof, no chain root and no nullifier store. `stopped_root` is the root of the list of the
-    /// ticket's slot, which must be final.
+    /// Everything about a ticket that needs no proof, no chain root and no nullifier store. `stopped_root` is the
+    /// root of the list of the ticket's slot, which must be final.
     ///
     /// # Errors
     /// [`TicketError`], the first check that fails.

@@ -1,8 +1,8 @@
 //! The commitment tree: append-only, 4-ary, depth 16 (docs: encodings, "Hash tags").
 //!
-//! Queue position is tree position, so one [`MerkleTree`] holds every queued leaf, and the roots that a pool knows are the
-//! tree's roots at the sizes that were inserted. A subtree that is full never changes; so any earlier root or path costs at most 16
-//! hashes: those of the nodes above the boundary.
+//! Queue position is tree position, so one [`MerkleTree`] holds every queued leaf, and the roots that a pool knows
+//! are the tree's roots at the sizes that were inserted. A subtree that is full never changes; so any earlier root or
+//! path costs at most 16 hashes: those of the nodes above the boundary.
 
 use std::sync::LazyLock;
 
@@ -32,7 +32,8 @@ const PARALLEL_FROM: usize = 1024;
 /// Levels above a batch's subtree.
 pub const BATCH_PATH: usize = DEPTH - BATCH_HEIGHT;
 
-/// Roots of empty subtrees by height; entry 0 is the empty leaf `keccak256("tributary.empty.leaf") mod r`, entry 16 the empty tree's root.
+/// Roots of empty subtrees by height; entry 0 is the empty leaf `keccak256("tributary.empty.leaf") mod r`, entry 16
+/// the empty tree's root.
 #[must_use]
 pub fn empty_roots() -> &'static [Fr; DEPTH + 1] {
     static ROOTS: LazyLock<[Fr; DEPTH + 1]> = LazyLock::new(|| {
@@ -45,7 +46,8 @@ pub fn empty_roots() -> &'static [Fr; DEPTH + 1] {
     &ROOTS
 }
 
-/// The siblings on the way from a node up `LEVELS` levels: for each level three, in child order, the own place left out.
+/// The siblings on the way from a node up `LEVELS` levels: for each level three, in child order, the own place left
+/// out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path<const LEVELS: usize = DEPTH>(pub [[Fr; ARITY - 1]; LEVELS]);
 
@@ -235,7 +237,8 @@ impl MerkleTree {
         self.subtree_path::<DEPTH>(0, index, size)
     }
 
-    /// What the proof needs that takes the pool from `from` inserted leaves to leaf `m` of the same batch (`m` in `k + 1..=64`).
+    /// What the proof needs that takes the pool from `from` inserted leaves to leaf `m` of the same batch, where
+    /// `k < m <= 64`.
     ///
     /// # Errors
     /// [`TreeError`] when the batch does not allow it or the leaves are not there.

@@ -1,4 +1,5 @@
-//! The shared vectors in `vectors/`: written from this crate, held fresh by this test, checked by circom and Solidity too.
+//! The shared vectors in `vectors/`: written from this crate, held fresh by this test, checked by circom and Solidity
+//! too.
 //!
 //! `TRIBUTARY_WRITE_VECTORS=1 cargo test -p tributary-protocol --test vectors` writes them.
 

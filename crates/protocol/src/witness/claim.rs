@@ -123,7 +123,8 @@ impl ClaimTotals {
     /// What is left for the note after the burn and `amount_out`.
     ///
     /// # Errors
-    /// [`WitnessError::NotConserved`] when `amount_out` is more than that, [`WitnessError::Range`] when the note would exceed 120 bits.
+    /// [`WitnessError::NotConserved`] when `amount_out` is more than that, [`WitnessError::Range`] when the note
+    /// would exceed 120 bits.
     pub fn note_amount(&self, amount_out: Amount) -> Result<Amount, WitnessError> {
         let net = self.sum.saturating_sub(self.burn);
         let rest = net

@@ -13,8 +13,8 @@ use crate::{
 
 /// A dummy input: a note of nothing under its own random key, so its nullifier is new to the chain.
 ///
-/// A transaction without a real input must use the same dummies when it is made again: then `nf_0` is the same and only one of the
-/// two can be mined (protocol section 6). So store the dummy with the pending transaction.
+/// A transaction without a real input must use the same dummies when it is made again: then `nf_0` is the same and
+/// only one of the two can be mined (protocol section 6). So store the dummy with the pending transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dummy(SpendKey);
 

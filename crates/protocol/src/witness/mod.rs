@@ -1,9 +1,9 @@
 //! Witnesses of the five circuits: from domain types to the inputs of a witness program.
 //!
-//! A *request* says what a transaction should do; building it draws the randomness and derives what follows from it. A *witness*
-//! holds every secret, computes the statement natively and is checked natively ([`Witness::validate`]), so that a
-//! mistake costs a typed error instead of proving time. [`Witness::inputs_unchecked`] skips the checks, for tests of
-//! the circuits' own refusals.
+//! A *request* says what a transaction should do; building it draws the randomness and derives what follows from it.
+//! A *witness* holds every secret, computes the statement natively and is checked natively ([`Witness::validate`]),
+//! so that a mistake costs a typed error instead of proving time. [`Witness::inputs_unchecked`] skips the checks, for
+//! tests of the circuits' own refusals.
 
 mod claim;
 mod close;
@@ -57,7 +57,8 @@ pub trait Witness {
     /// The witness program's inputs for the statement of this witness, unchecked.
     fn inputs_for(&self, statement: &Self::Statement) -> CircuitInputs;
 
-    /// The witness program's inputs without any check. For tests of a circuit's refusals; everybody else uses [`Witness::prepare`].
+    /// The witness program's inputs without any check. For tests of a circuit's refusals; everybody else uses
+    /// [`Witness::prepare`].
     fn inputs_unchecked(&self) -> CircuitInputs {
         self.inputs_for(&self.statement())
     }
@@ -101,7 +102,8 @@ fn begin(statement: &impl Statement) -> CircuitInputs {
     inputs
 }
 
-/// The contract's rules for external data (protocol section 5), and the wallet's that outputs which may be dropped hold nothing.
+/// The contract's rules for external data (protocol section 5), and the wallet's that outputs which may be dropped
+/// hold nothing.
 fn check_external(
     external: &ExternalData,
     pool: &PoolId,

@@ -114,7 +114,8 @@ prop_compose! {
 }
 
 proptest! {
-    /// The contract takes the close whenever it is mined by the deadline, and the wait is bounded (P8): at most NOTICE + 2L.
+    /// The contract takes the close whenever it is mined by the deadline, and the wait is bounded (P8): at most
+    /// NOTICE + 2L.
     #[test]
     fn a_close_is_valid_until_its_deadline(clock in any_clock(), now in 0..(1_u64 << 39)) {
         let times = clock.stop_times(time(now)).unwrap();

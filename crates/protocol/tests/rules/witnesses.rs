@@ -126,7 +126,8 @@ fn an_opened_stream_is_its_payees_and_its_payer_finds_it_again() {
     assert_eq!(Note::Stream(found.note), stream);
 }
 
-/// Fresh randomness each time, but the same nullifiers: of two attempts only one can be mined (protocol sections 2 and 6).
+/// Fresh randomness each time, but the same nullifiers: of two attempts only one can be mined (protocol sections 2
+/// and 6).
 #[test]
 fn a_repeated_transaction_keeps_its_nullifiers_and_nothing_else() {
     let world = World::new();
