@@ -12,29 +12,16 @@ pub(crate) struct BinFile<'a> {
 }
 
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ArtifactError> {
-    fs::read(path).map_err(|source| ArtifactError::Io {
-        path: path.to_owned(),
-        source,
-    })
+    fs::read(path).map_err(|source| ArtifactError::Io { path: path.to_owned(), source })
 }
 
 impl<'a> BinFile<'a> {
-    pub(crate) fn parse(
-        path: &'a Path,
-        data: &'a [u8],
-        magic: &[u8; 4],
-    ) -> Result<Self, ArtifactError> {
-        let mut file = Self {
-            path,
-            data,
-            sections: BTreeMap::new(),
-        };
+    pub(crate) fn parse(path: &'a Path, data: &'a [u8], magic: &[u8; 4]) -> Result<Self, ArtifactError> {
+        let mut file = Self { path, data, sections: BTreeMap::new() };
         let mut cursor = Cursor { path, data, at: 0 };
         let found = cursor.take(4)?;
         if found != magic {
-            return Err(file.bad(format!(
-                "it begins with {found:02x?}, not with {magic:02x?}"
-            )));
+            return Err(file.bad(format!("it begins with {found:02x?}, not with {magic:02x?}")));
         }
         let version = cursor.u32()?;
         if version != 1 {
@@ -43,8 +30,7 @@ impl<'a> BinFile<'a> {
         let count = cursor.u32()?;
         for _ in 0..count {
             let id = cursor.u32()?;
-            let len = usize::try_from(cursor.u64()?)
-                .map_err(|_| file.bad("a section is larger than memory"))?;
+            let len = usize::try_from(cursor.u64()?).map_err(|_| file.bad("a section is larger than memory"))?;
             let start = cursor.at;
             cursor.take(len)?;
             if file.sections.insert(id, start..start + len).is_some() {
@@ -55,39 +41,21 @@ impl<'a> BinFile<'a> {
     }
 
     pub(crate) fn section(&self, id: u32) -> Result<Cursor<'a>, ArtifactError> {
-        let range = self
-            .sections
-            .get(&id)
-            .ok_or_else(|| self.bad(format!("section {id} is missing")))?;
-        Ok(Cursor {
-            path: self.path,
-            data: &self.data[range.clone()],
-            at: 0,
-        })
+        let range = self.sections.get(&id).ok_or_else(|| self.bad(format!("section {id} is missing")))?;
+        Ok(Cursor { path: self.path, data: &self.data[range.clone()], at: 0 })
     }
 
     /// A section of exactly `count` items of `size` bytes.
-    pub(crate) fn items(
-        &self,
-        id: u32,
-        count: usize,
-        size: usize,
-    ) -> Result<&'a [u8], ArtifactError> {
+    pub(crate) fn items(&self, id: u32, count: usize, size: usize) -> Result<&'a [u8], ArtifactError> {
         let section = self.section(id)?;
         if Some(section.data.len()) != count.checked_mul(size) {
-            return Err(self.bad(format!(
-                "section {id} has {} bytes, not {count} items of {size}",
-                section.data.len()
-            )));
+            return Err(self.bad(format!("section {id} has {} bytes, not {count} items of {size}", section.data.len())));
         }
         Ok(section.data)
     }
 
     pub(crate) fn bad(&self, reason: impl Into<String>) -> ArtifactError {
-        ArtifactError::Format {
-            path: self.path.to_owned(),
-            reason: reason.into(),
-        }
+        ArtifactError::Format { path: self.path.to_owned(), reason: reason.into() }
     }
 }
 
@@ -146,8 +114,7 @@ impl BinWriter {
 
     pub(crate) fn section(&mut self, id: u32, body: &[u8]) {
         self.out.extend_from_slice(&id.to_le_bytes());
-        self.out
-            .extend_from_slice(&(body.len() as u64).to_le_bytes());
+        self.out.extend_from_slice(&(body.len() as u64).to_le_bytes());
         self.out.extend_from_slice(body);
         self.sections += 1;
     }

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use crate::Circuit;
+use tributary_protocol::Circuit;
 
 /// Why a proof's 256 bytes are refused before any pairing is computed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,9 +62,7 @@ pub enum KeyError {
     #[error("delta equals gamma: the key never got a contribution and accepts forged proofs")]
     DeltaIsGamma,
     /// delta is the generator of G2: nobody contributed to the key.
-    #[error(
-        "delta is the generator of G2: the key never got a contribution and accepts forged proofs"
-    )]
+    #[error("delta is the generator of G2: the key never got a contribution and accepts forged proofs")]
     DeltaIsGenerator,
     /// A point is not on its curve, not in its subgroup or the identity.
     #[error("{point} is not a point of its group, or is the point at infinity")]
@@ -158,9 +156,7 @@ pub enum ArtifactError {
         reason: String,
     },
     /// Two artefacts of one circuit don't belong together.
-    #[error(
-        "{path} does not belong to its circuit's other artefacts: {reason}; build the circuits again"
-    )]
+    #[error("{path} does not belong to its circuit's other artefacts: {reason}; build the circuits again")]
     Mismatch {
         /// Which file.
         path: PathBuf,
@@ -260,12 +256,6 @@ impl WitnessError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No circuit has this name.
-    #[error("no circuit is called {name:?}; there are transact, close, claim, insert and ticket")]
-    UnknownCircuit {
-        /// The name that was given.
-        name: String,
-    },
     /// The prover was not loaded for this circuit.
     #[error("the prover was not loaded for the {circuit} circuit; name it when loading")]
     NotLoaded {
@@ -308,7 +298,6 @@ impl Error {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::UnknownCircuit { .. } => "TRB-2051",
             Self::NotLoaded { .. } => "TRB-2052",
             Self::SelfCheck { .. } => "TRB-2053",
             Self::Randomness { .. } => "TRB-2054",

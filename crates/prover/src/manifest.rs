@@ -10,7 +10,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{ArtifactError, Circuit, proof::hex};
+use tributary_protocol::Circuit;
+
+use crate::{ArtifactError, proof::hex};
 
 /// What `build/keys.json` says (encodings, "Artefacts").
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,10 +48,8 @@ impl KeyManifest {
     /// When it is missing or of another form.
     pub fn load(path: &Path) -> Result<Self, ArtifactError> {
         let text = crate::binfile::read(path)?;
-        serde_json::from_slice(&text).map_err(|e| ArtifactError::Format {
-            path: path.to_owned(),
-            reason: e.to_string(),
-        })
+        serde_json::from_slice(&text)
+            .map_err(|e| ArtifactError::Format { path: path.to_owned(), reason: e.to_string() })
     }
 
     /// The entry of `circuit`.
@@ -57,12 +57,10 @@ impl KeyManifest {
     /// # Errors
     /// When there is none.
     pub fn record(&self, path: &Path, circuit: Circuit) -> Result<&KeyRecord, ArtifactError> {
-        self.circuits
-            .get(circuit.name())
-            .ok_or_else(|| ArtifactError::Mismatch {
-                path: path.to_owned(),
-                reason: format!("it has no entry for the {circuit} circuit"),
-            })
+        self.circuits.get(circuit.name()).ok_or_else(|| ArtifactError::Mismatch {
+            path: path.to_owned(),
+            reason: format!("it has no entry for the {circuit} circuit"),
+        })
     }
 
     pub(crate) fn store(&self, path: &Path) -> Result<(), ArtifactError> {
@@ -78,10 +76,7 @@ pub(crate) fn sha256_hex(data: &[u8]) -> String {
 
 /// Writes a file so that a reader, or a crash, sees either the old content or the new.
 pub(crate) fn write_atomically(path: &Path, data: &[u8]) -> Result<(), ArtifactError> {
-    let io = |source| ArtifactError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| ArtifactError::Io { path: path.to_owned(), source };
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.partial", std::process::id()));
     let temporary: PathBuf = path.with_file_name(name);

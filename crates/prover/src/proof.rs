@@ -41,25 +41,14 @@ impl Proof {
         }
         let mut words = [Fq::from(0u64); 8];
         for (i, (word, chunk)) in words.iter_mut().zip(bytes.chunks_exact(32)).enumerate() {
-            *word = field_from_bytes(chunk).ok_or_else(|| ProofError::NonCanonical {
-                coordinate: i,
-                value: hex(chunk),
-            })?;
+            *word =
+                field_from_bytes(chunk).ok_or_else(|| ProofError::NonCanonical { coordinate: i, value: hex(chunk) })?;
         }
         Self::from_words(&words)
     }
 
     pub(crate) fn words(&self) -> [Fq; 8] {
-        [
-            self.a.x,
-            self.a.y,
-            self.b.x.c1,
-            self.b.x.c0,
-            self.b.y.c1,
-            self.b.y.c0,
-            self.c.x,
-            self.c.y,
-        ]
+        [self.a.x, self.a.y, self.b.x.c1, self.b.x.c0, self.b.y.c1, self.b.y.c0, self.c.x, self.c.y]
     }
 
     /// Builds a proof from coordinates in the order of the encoding, with every check but canonicity.
@@ -89,11 +78,7 @@ pub(crate) fn g1_json(p: &G1Affine) -> serde_json::Value {
 }
 
 pub(crate) fn g2_json(p: &G2Affine) -> serde_json::Value {
-    serde_json::json!([
-        [p.x.c0.to_string(), p.x.c1.to_string()],
-        [p.y.c0.to_string(), p.y.c1.to_string()],
-        ["1", "0"]
-    ])
+    serde_json::json!([[p.x.c0.to_string(), p.x.c1.to_string()], [p.y.c0.to_string(), p.y.c1.to_string()], ["1", "0"]])
 }
 
 fn check_g1(x: Fq, y: Fq, point: char) -> Result<G1Affine, ProofError> {
@@ -141,10 +126,8 @@ fn field_from_bytes(bytes: &[u8]) -> Option<Fq> {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(2 * bytes.len()), |mut s, b| {
-            let _ = write!(s, "{b:02x}");
-            s
-        })
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut s, b| {
+        let _ = write!(s, "{b:02x}");
+        s
+    })
 }

@@ -23,10 +23,7 @@ pub(crate) struct Matrix {
 impl Matrix {
     pub(crate) fn row(&self, i: usize) -> impl Iterator<Item = (usize, &Fr)> {
         let range = self.row_start[i] as usize..self.row_start[i + 1] as usize;
-        self.column[range.clone()]
-            .iter()
-            .map(|c| *c as usize)
-            .zip(&self.value[range])
+        self.column[range.clone()].iter().map(|c| *c as usize).zip(&self.value[range])
     }
 
     pub(crate) fn dot(&self, i: usize, witness: &[Fr]) -> Fr {
@@ -65,14 +62,8 @@ impl R1cs {
         if publics >= wires {
             return Err(file.bad(format!("{publics} public wires among {wires}")));
         }
-        let mut out = Self {
-            wires,
-            publics,
-            constraints,
-            a: Matrix::default(),
-            b: Matrix::default(),
-            c: Matrix::default(),
-        };
+        let mut out =
+            Self { wires, publics, constraints, a: Matrix::default(), b: Matrix::default(), c: Matrix::default() };
         let mut body = file.section(2)?;
         for m in [&mut out.a, &mut out.b, &mut out.c] {
             m.row_start.push(0);
@@ -80,9 +71,7 @@ impl R1cs {
         for _ in 0..constraints {
             for m in [&mut out.a, &mut out.b, &mut out.c] {
                 read_row(m, &mut body, wires).and_then(|ok| {
-                    ok.then_some(()).ok_or_else(|| {
-                        file.bad("a constraint names a wire or a coefficient out of range")
-                    })
+                    ok.then_some(()).ok_or_else(|| file.bad("a constraint names a wire or a coefficient out of range"))
                 })?;
             }
         }
@@ -90,16 +79,6 @@ impl R1cs {
             return Err(file.bad("bytes are left after the last constraint"));
         }
         Ok(out)
-    }
-
-    pub(crate) fn load(path: &Path) -> Result<Self, ArtifactError> {
-        Self::parse(path, &binfile::read(path)?)
-    }
-
-    /// The first constraint that `witness` doesn't satisfy.
-    pub(crate) fn first_unsatisfied(&self, witness: &[Fr]) -> Option<usize> {
-        (0..self.constraints)
-            .find(|&i| self.a.dot(i, witness) * self.b.dot(i, witness) != self.c.dot(i, witness))
     }
 }
 

@@ -10,10 +10,7 @@ pub(crate) const G2_LEN: usize = 128;
 pub(crate) fn limbs(bytes: &[u8]) -> BigInt<4> {
     let mut out = [0u64; 4];
     for (limb, chunk) in out.iter_mut().zip(bytes.chunks_exact(8)) {
-        *limb = chunk
-            .iter()
-            .rev()
-            .fold(0, |acc, b| acc << 8 | u64::from(*b));
+        *limb = chunk.iter().rev().fold(0, |acc, b| acc << 8 | u64::from(*b));
     }
     BigInt::new(out)
 }

@@ -10,23 +10,26 @@ use ark_ec::{CurveGroup, PrimeGroup, scalar_mul::BatchMulPreprocessing};
 use ark_ff::{FftField, Field, One, PrimeField, Zero, batch_inversion};
 use sha2::{Digest, Sha256, Sha512};
 
+use tributary_protocol::Circuit;
+
 use crate::{
-    ArtifactError, Artifacts, Circuit, KeyError, VerifyingKey,
+    ArtifactError, Artifacts, KeyError, VerifyingKey,
     binfile::{self, BinWriter},
     manifest::{KeyManifest, KeyRecord, sha256_hex, write_atomically},
     proof::hex,
     r1cs::{Matrix, R1cs},
     raw,
+    witness::Program,
 };
 
 /// The public seed of every development key.
 const SEED: &[u8] = b"tributary.development.setup.v1: INSECURE, everybody knows this seed";
 
 /// The contribution's name in the zkey, at most 64 bytes; `snarkjs zkey` commands show it.
-pub(crate) const CONTRIBUTION: &str =
-    "INSECURE development key from a public seed, never for money";
+pub(crate) const CONTRIBUTION: &str = "INSECURE development key from a public seed, never for money";
 
-const NOTICE: &str = "Entries with development = true are INSECURE: their trapdoor is public, anybody can forge proofs.";
+const NOTICE: &str =
+    "Entries with development = true are INSECURE: their trapdoor is public, anybody can forge proofs.";
 
 /// A key just made.
 pub(crate) struct Made {
@@ -60,12 +63,7 @@ impl Trapdoor {
             }
             unreachable!("half of all field elements qualify")
         };
-        Self {
-            tau: element("tau"),
-            alpha: element("alpha"),
-            beta: element("beta"),
-            delta: element("delta"),
-        }
+        Self { tau: element("tau"), alpha: element("alpha"), beta: element("beta"), delta: element("delta") }
     }
 }
 
@@ -89,8 +87,7 @@ fn lagrange_at(tau: Fr, n: usize) -> Vec<Fr> {
 
 /// The primitive root of unity of order `n`, a power of two up to 2^28, that snarkjs uses too.
 pub(crate) fn root_of_unity(n: usize) -> Fr {
-    Fr::get_root_of_unity(n as u64)
-        .unwrap_or_else(|| unreachable!("{n} is a power of two below 2^28"))
+    Fr::get_root_of_unity(n as u64).unwrap_or_else(|| unreachable!("{n} is a power of two below 2^28"))
 }
 
 fn accumulate(matrix: &Matrix, lagrange: &[Fr], out: &mut [Fr]) {
@@ -107,10 +104,7 @@ pub(crate) fn make(circuit: Circuit, path: &Path, r1cs: &[u8]) -> Result<Made, A
     if system.publics != circuit.public_inputs() {
         return Err(ArtifactError::Key {
             path: path.to_owned(),
-            source: KeyError::PublicInputs {
-                got: system.publics,
-                expected: circuit.public_inputs(),
-            },
+            source: KeyError::PublicInputs { got: system.publics, expected: circuit.public_inputs() },
         });
     }
     // Each public wire, and the constant, gets a row of its own beyond the constraints, so that it takes part in the proof
@@ -126,17 +120,8 @@ pub(crate) fn make(circuit: Circuit, path: &Path, r1cs: &[u8]) -> Result<Made, A
     let trapdoor = Trapdoor::derive(circuit, &Sha256::digest(r1cs).into(), domain);
     let scalars = Scalars::new(&system, domain, &trapdoor);
     let points = Points::new(&scalars, &trapdoor);
-    let vkey = VerifyingKey::new(
-        points.alpha_1,
-        points.beta_2,
-        points.gamma_2,
-        points.delta_2,
-        points.ic.clone(),
-    )
-    .map_err(|source| ArtifactError::Key {
-        path: path.to_owned(),
-        source,
-    })?;
+    let vkey = VerifyingKey::new(points.alpha_1, points.beta_2, points.gamma_2, points.delta_2, points.ic.clone())
+        .map_err(|source| ArtifactError::Key { path: path.to_owned(), source })?;
     let zkey = write_zkey(&system, domain, &points, r1cs);
     Ok(Made { zkey, vkey })
 }
@@ -158,29 +143,14 @@ impl Scalars {
         accumulate(&system.a, &lagrange, &mut a);
         accumulate(&system.b, &lagrange, &mut b);
         accumulate(&system.c, &lagrange, &mut c);
-        for (wire, weight) in lagrange[system.constraints..]
-            .iter()
-            .enumerate()
-            .take(system.publics + 1)
-        {
+        for (wire, weight) in lagrange[system.constraints..].iter().enumerate().take(system.publics + 1) {
             a[wire] += weight;
         }
-        let mut ic: Vec<Fr> = (0..system.wires)
-            .map(|i| t.beta * a[i] + t.alpha * b[i] + c[i])
-            .collect();
+        let mut ic: Vec<Fr> = (0..system.wires).map(|i| t.beta * a[i] + t.alpha * b[i] + c[i]).collect();
         let delta_inverse = Fr::one() / t.delta;
-        let l = ic
-            .split_off(system.publics + 1)
-            .into_iter()
-            .map(|x| x * delta_inverse)
-            .collect();
+        let l = ic.split_off(system.publics + 1).into_iter().map(|x| x * delta_inverse).collect();
         // The prover evaluates A B - C, which vanishes on the domain, on the odd points of the domain twice as large.
-        let h = lagrange_at(t.tau, 2 * domain)
-            .into_iter()
-            .skip(1)
-            .step_by(2)
-            .map(|x| x * delta_inverse)
-            .collect();
+        let h = lagrange_at(t.tau, 2 * domain).into_iter().skip(1).step_by(2).map(|x| x * delta_inverse).collect();
         Self { a, b, ic, l, h }
     }
 }
@@ -328,11 +298,7 @@ pub fn development_keys(
     mut report: impl FnMut(Circuit, Outcome),
 ) -> Result<(), ArtifactError> {
     let manifest_path = artifacts.manifest();
-    let mut manifest = if manifest_path.exists() {
-        KeyManifest::load(&manifest_path)?
-    } else {
-        KeyManifest::default()
-    };
+    let mut manifest = if manifest_path.exists() { KeyManifest::load(&manifest_path)? } else { KeyManifest::default() };
     manifest.notice = NOTICE.to_owned();
     for &circuit in circuits {
         let r1cs_path = artifacts.r1cs(circuit);
@@ -348,9 +314,9 @@ pub fn development_keys(
                 ),
             });
         }
-        let holds = |path: &Path, hash: &str| {
-            std::fs::read(path).is_ok_and(|data| sha256_hex(&data) == hash)
-        };
+        let holds = |path: &Path, hash: &str| std::fs::read(path).is_ok_and(|data| sha256_hex(&data) == hash);
+        // The prover would prepare the witness program at its first proof; here nobody waits for that.
+        Program::load(circuit, &artifacts.wasm(circuit), &artifacts.graph(circuit))?;
         if old.is_some_and(|old| {
             old.r1cs_sha256 == r1cs_sha256
                 && holds(&artifacts.vkey(circuit), &old.vkey_sha256)

@@ -67,19 +67,9 @@ impl VerifyingKey {
     /// When the file can't be read, isn't such a key, or the key is refused (see [`KeyError`]).
     pub fn load(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let text = fs::read(path).map_err(|source| ArtifactError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
-        let key = |source| ArtifactError::Key {
-            path: path.to_owned(),
-            source,
-        };
-        let json = serde_json::from_slice(&text).map_err(|e| {
-            key(KeyError::Format {
-                reason: e.to_string(),
-            })
-        })?;
+        let text = fs::read(path).map_err(|source| ArtifactError::Io { path: path.to_owned(), source })?;
+        let key = |source| ArtifactError::Key { path: path.to_owned(), source };
+        let json = serde_json::from_slice(&text).map_err(|e| key(KeyError::Format { reason: e.to_string() }))?;
         Ok(Self::from_snarkjs(&json).map_err(key)?)
     }
 
@@ -88,18 +78,12 @@ impl VerifyingKey {
     /// # Errors
     /// See [`KeyError`]; keys that accept forged proofs are refused here.
     pub fn from_snarkjs(json: &Value) -> Result<Self, KeyError> {
-        let format = |reason: &str| KeyError::Format {
-            reason: reason.to_owned(),
-        };
+        let format = |reason: &str| KeyError::Format { reason: reason.to_owned() };
         if json["protocol"] != "groth16" || json["curve"] != "bn128" {
             return Err(format("protocol must be groth16 and curve bn128"));
         }
         let ic = json["IC"].as_array().ok_or_else(|| format("no IC"))?;
-        let ic = ic
-            .iter()
-            .enumerate()
-            .map(|(i, p)| parse_g1(p, &format!("IC[{i}]")))
-            .collect::<Result<Vec<_>, _>>()?;
+        let ic = ic.iter().enumerate().map(|(i, p)| parse_g1(p, &format!("IC[{i}]"))).collect::<Result<Vec<_>, _>>()?;
         if json["nPublic"].as_u64() != ic.len().checked_sub(1).map(|n| n as u64) {
             return Err(format("nPublic is not one less than the length of IC"));
         }
@@ -127,19 +111,13 @@ impl VerifyingKey {
         if !good_g1(&alpha) {
             return bad("vk_alpha_1".into());
         }
-        for (name, p) in [
-            ("vk_beta_2", &beta),
-            ("vk_gamma_2", &gamma),
-            ("vk_delta_2", &delta),
-        ] {
+        for (name, p) in [("vk_beta_2", &beta), ("vk_gamma_2", &gamma), ("vk_delta_2", &delta)] {
             if !good_g2(p) {
                 return bad(name.into());
             }
         }
         if ic.is_empty() {
-            return Err(KeyError::Format {
-                reason: "IC is empty".into(),
-            });
+            return Err(KeyError::Format { reason: "IC is empty".into() });
         }
         // An IC point may be the identity only if its input takes part in no constraint, and then nothing binds that input.
         if let Some(i) = ic.iter().position(|p| !good_g1(p)) {
@@ -157,14 +135,7 @@ impl VerifyingKey {
             gamma: gamma.into(),
             delta: delta.into(),
         });
-        Ok(Self {
-            alpha,
-            beta,
-            gamma,
-            delta,
-            ic,
-            prepared,
-        })
+        Ok(Self { alpha, beta, gamma, delta, ic, prepared })
     }
 
     /// The key in snarkjs' JSON form.
@@ -215,11 +186,7 @@ impl VerifyingKey {
     /// When the number of public inputs is not the key's.
     pub fn forge_for_equal_delta_gamma(&self, publics: &[Fr]) -> Result<Proof, VerifyError> {
         let c = -self.vk_x(publics)?.into_affine();
-        Ok(Proof {
-            a: self.alpha,
-            b: self.beta,
-            c,
-        })
+        Ok(Proof { a: self.alpha, b: self.beta, c })
     }
 
     /// Checks one proof.
@@ -231,11 +198,7 @@ impl VerifyingKey {
         let g1 = G1Projective::normalize_batch(&[-vk_x, -proof.c.into_group()]);
         let f = Bn254::multi_miller_loop(
             [proof.a, g1[0], g1[1]],
-            [
-                proof.b.into(),
-                self.prepared.gamma.clone(),
-                self.prepared.delta.clone(),
-            ],
+            [proof.b.into(), self.prepared.gamma.clone(), self.prepared.delta.clone()],
         );
         match Bn254::final_exponentiation(f) {
             Some(e) if e == self.prepared.alpha_beta => Ok(()),
@@ -251,18 +214,15 @@ impl VerifyingKey {
     ///
     /// # Panics
     /// When the operating system gives no randomness.
-    pub fn verify_batch<P: AsRef<[Fr]> + Sync>(
-        &self,
-        items: &[(P, Proof)],
-    ) -> Result<(), VerifyError> {
+    pub fn verify_batch<P: AsRef<[Fr]> + Sync>(&self, items: &[(P, Proof)]) -> Result<(), VerifyError> {
         for (publics, _) in items {
             self.check_count(publics.as_ref())?;
         }
         match items {
             [] => Ok(()),
-            [(publics, proof)] => self
-                .verify(publics.as_ref(), proof)
-                .map_err(|_| VerifyError::InvalidBatch { size: 1 }),
+            [(publics, proof)] => {
+                self.verify(publics.as_ref(), proof).map_err(|_| VerifyError::InvalidBatch { size: 1 })
+            }
             _ => self.verify_combined(items),
         }
     }
@@ -288,10 +248,7 @@ impl VerifyingKey {
         bad
     }
 
-    fn verify_combined<P: AsRef<[Fr]> + Sync>(
-        &self,
-        items: &[(P, Proof)],
-    ) -> Result<(), VerifyError> {
+    fn verify_combined<P: AsRef<[Fr]> + Sync>(&self, items: &[(P, Proof)]) -> Result<(), VerifyError> {
         // The generator behind StdRng is a CSPRNG (ChaCha12); each call has a fresh seed, so no prover can know the
         // coefficients in advance.
         let mut rng = StdRng::from_entropy();
@@ -307,10 +264,8 @@ impl VerifyingKey {
             })
             .collect();
 
-        let as_field: Vec<Fr> = coefficients
-            .iter()
-            .map(|[lo, hi]| Fr::from(u128::from(*hi) << 64 | u128::from(*lo)))
-            .collect();
+        let as_field: Vec<Fr> =
+            coefficients.iter().map(|[lo, hi]| Fr::from(u128::from(*hi) << 64 | u128::from(*lo))).collect();
         let mut weights = vec![Fr::ZERO; self.ic.len()];
         for ((publics, _), r) in items.iter().zip(&as_field) {
             weights[0] += r;
@@ -319,21 +274,15 @@ impl VerifyingKey {
             }
         }
 
-        let chunk = items
-            .len()
-            .div_ceil(rayon::current_num_threads())
-            .clamp(1, 16);
+        let chunk = items.len().div_ceil(rayon::current_num_threads()).clamp(1, 16);
         let (loops, (vk_x, c)) = rayon::join(
             || {
                 items
                     .par_chunks(chunk)
                     .zip(coefficients.par_chunks(chunk))
                     .map(|(items, coefficients)| {
-                        let a: Vec<G1Projective> = items
-                            .iter()
-                            .zip(coefficients)
-                            .map(|((_, proof), r)| proof.a.mul_bigint(r))
-                            .collect();
+                        let a: Vec<G1Projective> =
+                            items.iter().zip(coefficients).map(|((_, proof), r)| proof.a.mul_bigint(r)).collect();
                         let a = G1Projective::normalize_batch(&a);
                         Bn254::multi_miller_loop(a, items.iter().map(|(_, proof)| proof.b)).0
                     })
@@ -343,21 +292,14 @@ impl VerifyingKey {
                 let c: Vec<G1Affine> = items.iter().map(|(_, proof)| proof.c).collect();
                 let c_scalars: Vec<_> = as_field.iter().map(|r| r.into_bigint()).collect();
                 let w: Vec<_> = weights.iter().map(|w| w.into_bigint()).collect();
-                (
-                    G1Projective::msm_bigint(&self.ic, &w),
-                    G1Projective::msm_bigint(&c, &c_scalars),
-                )
+                (G1Projective::msm_bigint(&self.ic, &w), G1Projective::msm_bigint(&c, &c_scalars))
             },
         );
         let alpha = self.alpha * weights[0];
         let g1 = G1Projective::normalize_batch(&[-alpha, -vk_x, -c]);
         let rest = Bn254::multi_miller_loop(
             g1,
-            [
-                self.prepared.beta.clone(),
-                self.prepared.gamma.clone(),
-                self.prepared.delta.clone(),
-            ],
+            [self.prepared.beta.clone(), self.prepared.gamma.clone(), self.prepared.delta.clone()],
         );
         match Bn254::final_exponentiation(MillerLoopOutput(loops * rest.0)) {
             Some(e) if e.is_zero() => Ok(()),
@@ -369,10 +311,7 @@ impl VerifyingKey {
         if publics.len() == self.public_inputs() {
             Ok(())
         } else {
-            Err(VerifyError::PublicInputs {
-                got: publics.len(),
-                expected: self.public_inputs(),
-            })
+            Err(VerifyError::PublicInputs { got: publics.len(), expected: self.public_inputs() })
         }
     }
 
@@ -399,35 +338,21 @@ fn parse_field(v: &Value, point: &str) -> Result<Fq, KeyError> {
         .and_then(|n| <Fq as PrimeField>::BigInt::try_from(n).ok())
         .and_then(Fq::from_bigint)
         .ok_or_else(|| KeyError::Format {
-            reason: format!(
-                "a coordinate of {point} is not a decimal string below the field modulus"
-            ),
+            reason: format!("a coordinate of {point} is not a decimal string below the field modulus"),
         })
 }
 
 fn parse_g1(v: &Value, point: &str) -> Result<G1Affine, KeyError> {
     if v[2] != "1" {
-        return Err(KeyError::BadPoint {
-            point: point.into(),
-        });
+        return Err(KeyError::BadPoint { point: point.into() });
     }
-    Ok(G1Affine::new_unchecked(
-        parse_field(&v[0], point)?,
-        parse_field(&v[1], point)?,
-    ))
+    Ok(G1Affine::new_unchecked(parse_field(&v[0], point)?, parse_field(&v[1], point)?))
 }
 
 fn parse_g2(v: &Value, point: &str) -> Result<G2Affine, KeyError> {
     if v[2][0] != "1" || v[2][1] != "0" {
-        return Err(KeyError::BadPoint {
-            point: point.into(),
-        });
+        return Err(KeyError::BadPoint { point: point.into() });
     }
-    let pair = |v: &Value| {
-        Ok(Fq2::new(
-            parse_field(&v[0], point)?,
-            parse_field(&v[1], point)?,
-        ))
-    };
+    let pair = |v: &Value| Ok(Fq2::new(parse_field(&v[0], point)?, parse_field(&v[1], point)?));
     Ok(G2Affine::new_unchecked(pair(&v[0])?, pair(&v[1])?))
 }

@@ -34,7 +34,10 @@ fn run() -> Result<(), String> {
                 return Ok(());
             }
             name if name.starts_with('-') => return Err(format!("unknown option {name}\n{USAGE}")),
-            name => circuits.push(name.parse::<Circuit>().map_err(|e| describe(&e))?),
+            name => {
+                let circuit = Circuit::ALL.into_iter().find(|c| c.name() == name);
+                circuits.push(circuit.ok_or_else(|| format!("no circuit is called {name}"))?);
+            }
         }
     }
     if circuits.is_empty() {
