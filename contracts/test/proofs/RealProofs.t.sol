@@ -149,7 +149,7 @@ contract RealProofs_Test is FixtureTest {
             for (uint256 word = 8; word < 26; ++word) {
                 if (word == 9) continue; // The root: unknown.
                 // An amount that goes out has to go somewhere.
-                if ((isClose && word == 12) || (n < 2 && word == 11)) continue;
+                if ((isClose && word == 12) || (n < 3 && word == 11)) continue;
                 (bytes memory changed,) = addToWord(data, word, isClose && word == 11 ? SLOT : 1);
                 assertRefused(changed, isClose ? 22 : 21);
             }
