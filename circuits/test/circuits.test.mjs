@@ -9,7 +9,7 @@ import path from 'node:path';
 import { describe, test } from 'node:test';
 import { CIRCUITS, ROOT, figures, includeClosure, inspectionFindings } from '../compile.mjs';
 import { Circuit, labelledSteps, loosened } from './lib/harness.mjs';
-import { readSym, violated } from './lib/r1cs.mjs';
+import { readSym, satisfied } from './lib/r1cs.mjs';
 import { EMPTY_LEAF, mod } from './lib/reference.mjs';
 
 const text = (file) => readFileSync(path.join(ROOT, file), 'utf8');
@@ -57,7 +57,7 @@ for (const name of CIRCUITS) {
       const witness = await circuit.accepts(input);
       for (let wire = 1; wire <= PUBLIC[name].length; wire++) {
         const changed = witness.with(wire, mod(witness[wire] + 1n));
-        assert.notDeepEqual(violated(circuit.shipped, changed), [], PUBLIC[name][wire - 1]);
+        assert.ok(!satisfied(circuit.shipped, changed), PUBLIC[name][wire - 1]);
       }
     });
 

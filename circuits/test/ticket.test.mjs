@@ -6,7 +6,6 @@ import { ticket } from './lib/derive.mjs';
 import { Pool } from './lib/fixtures.mjs';
 import { Circuit } from './lib/harness.mjs';
 import { KEY_MASK, PRIME, StoppedList, hash, mod } from './lib/reference.mjs';
-import { violated } from './lib/r1cs.mjs';
 
 const L = 60n;
 const SLOT = 1_700_000_040n;
@@ -278,13 +277,4 @@ describe('ticket refuses', () => {
     assert.notEqual(made.nf[0], ticket(honest()).nf[0]);
     await circuit.accepts(made.input);
   });
-});
-
-test('each of the 13 public inputs of a ticket is bound: changed in a valid witness, it violates the system', async () => {
-  const witness = await circuit.accepts(ticket(honest({ count: 2n })).input);
-  assert.equal(circuit.shipped.publicInputs, 13);
-  for (let wire = 1; wire <= 13; wire++) {
-    const changed = witness.with(wire, mod(witness[wire] + 1n));
-    assert.ok(violated(circuit.shipped, changed).length > 0, `public input ${wire}`);
-  }
 });

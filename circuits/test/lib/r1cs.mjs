@@ -76,17 +76,30 @@ export function readSym(text) {
   return { names, labels };
 }
 
+const MINUS_ONE = PRIME - 1n;
+
 const evaluate = (terms, wires) => {
   let sum = 0n;
-  for (const [wire, coefficient] of terms) sum += coefficient * wires[wire];
+  for (const [wire, coefficient] of terms) {
+    const value = wires[wire];
+    if (value === 0n) continue;
+    if (coefficient === 1n) sum += value;
+    else if (coefficient === MINUS_ONE) sum -= value;
+    else sum += coefficient * value;
+  }
   return mod(sum);
 };
+
+const holds = ([a, b, c], wires) => mod(evaluate(a, wires) * evaluate(b, wires)) === evaluate(c, wires);
 
 /** Indices of the constraints that an assignment of all wires (BigInt, wire 0 = 1) violates. */
 export function violated(r1cs, wires) {
   const indices = [];
-  r1cs.constraints.forEach(([a, b, c], index) => {
-    if (mod(evaluate(a, wires) * evaluate(b, wires)) !== evaluate(c, wires)) indices.push(index);
+  r1cs.constraints.forEach((constraint, index) => {
+    if (!holds(constraint, wires)) indices.push(index);
   });
   return indices;
 }
+
+/** Whether the assignment satisfies every constraint; stops at the first that it violates. */
+export const satisfied = (r1cs, wires) => r1cs.constraints.every((constraint) => holds(constraint, wires));
