@@ -328,3 +328,61 @@ impl Archive for SqliteArchive {
         self.writer.close().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Execute as _, Row as _};
+
+    use super::*;
+    use crate::topics::ContentTopic;
+
+    /// The plan of every kind of page: no table is scanned, and no walk along an index is sorted afterwards.
+    #[tokio::test]
+    async fn pages_walk_along_indices() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = SqliteArchive::open(&dir.path().join("archive.sqlite")).await.unwrap();
+        let topics = |n: usize| {
+            let topics = (0..n).map(|i| ContentTopic::opaque(format!("/a/1/{i}/p"))).collect();
+            Some(("/waku/2/rs/1/0".parse().unwrap(), topics))
+        };
+        let time = Some(Timestamp::from_nanos(5));
+        let selections = [
+            Selection::Content { topics: None, time_start: None, time_end: None },
+            Selection::Content { topics: None, time_start: time, time_end: time },
+            Selection::Content { topics: topics(1), time_start: None, time_end: None },
+            Selection::Content { topics: topics(100), time_start: time, time_end: time },
+            Selection::Hashes(vec![MessageHash::from_bytes([1; 32]); 1000]),
+        ];
+        for selection in selections {
+            for forward in [false, true] {
+                for cursor in [None, Some((7, MessageHash::from_bytes([2; 32])))] {
+                    let by_hash = matches!(selection, Selection::Hashes(_));
+                    let query = PageQuery {
+                        selection: selection.clone(),
+                        cursor: None,
+                        forward,
+                        limit: 100,
+                        include_data: true,
+                    };
+                    let mut statement = page_statement(&query, cursor);
+                    let sql = format!("EXPLAIN QUERY PLAN {}", statement.sql().as_str());
+                    let arguments = statement.build().take_arguments().unwrap().unwrap_or_default();
+                    let plan = sqlx::query_with(sqlx::AssertSqlSafe(sql), arguments)
+                        .fetch_all(&archive.readers)
+                        .await
+                        .unwrap();
+                    let steps: Vec<String> = plan.iter().map(|row| row.get("detail")).collect();
+                    let text = steps.join("\n");
+                    for step in &steps {
+                        let index = step.contains("USING COVERING INDEX") || step.contains("INTEGER PRIMARY KEY");
+                        let of_table = step.contains(" message ") || step.contains(" m ");
+                        assert!(!of_table || index || (by_hash && step.contains("INDEX message_hash")), "{text}");
+                    }
+                    // One sort merges the walks' winners; by hash there is one for the found rows.
+                    let sorts = steps.iter().filter(|step| step.contains("TEMP B-TREE")).count();
+                    assert!(sorts <= 1 + usize::from(by_hash), "{text}");
+                }
+            }
+        }
+    }
+}

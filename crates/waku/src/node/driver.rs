@@ -472,6 +472,14 @@ impl Driver {
                 message_id,
                 message,
             })) => self.on_relayed(propagation_source, &message_id, &message),
+            SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event {
+                connection,
+                result: Err(ping::Failure::Timeout),
+                ..
+            })) => {
+                // TCP alone notices a vanished peer only when something is sent, and late.
+                self.swarm.close_connection(connection);
+            }
             SwarmEvent::NewListenAddr { listener_id, address } => {
                 self.listening.remove(&listener_id);
                 let address = address.with(Protocol::P2p(self.me));

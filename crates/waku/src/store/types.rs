@@ -418,7 +418,7 @@ fn decode_entry(entry: wire::WakuMessageKeyValue, peer: PeerId) -> Result<StoreE
             let message = WakuMessage::try_from(message).map_err(|source| StoreError::Message { peer, source })?;
             let hash = message.hash(topic);
             match listed {
-                Some(listed) if listed != hash => Err(StoreError::HashMismatch { peer, listed, computed: hash }),
+                Some(listed) if listed != hash => Err(StoreError::HashMismatch { peer: Box::new(peer), listed, computed: hash }),
                 _ => Ok(StoreEntry { hash, data: Some((topic, message.into())) }),
             }
         }
@@ -490,7 +490,7 @@ pub enum StoreError {
     #[error("{peer} listed a message under the hash {listed}, its hash is {computed}")]
     HashMismatch {
         /// The server.
-        peer: PeerId,
+        peer: Box<PeerId>,
         /// The hash in the answer.
         listed: MessageHash,
         /// The message's own.
