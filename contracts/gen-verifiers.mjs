@@ -118,7 +118,8 @@ contract ${contract} is Groth16Verifier {
     /// @dev alpha, beta, gamma, delta, IC_0..IC_3; G1 as x, y; G2 as x.c1, x.c0, y.c1, y.c0.
     bytes private constant KEY = ${literals.join("\n        ")};
 
-    /// @inheritdoc Groth16Verifier
+    /// @notice The verifying key.
+    /// @return key The points on the wire.
     function _key() internal pure override returns (bytes memory key) {
         key = KEY;
     }

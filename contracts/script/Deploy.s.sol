@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 pragma solidity 0.8.37;
 
-import {Script, console2} from "forge-std/Script.sol";
+import {Script} from "forge-std/Script.sol";
 
 import {StreamPool} from "../src/StreamPool.sol";
 import {TestToken} from "../src/dev/TestToken.sol";
@@ -39,8 +39,8 @@ contract Deploy is Script {
         bool development;
     }
 
-    string[5] private CIRCUITS = ["transact", "close", "claim", "insert", "ticket"];
-    string[4] private ARTEFACTS = [
+    string[5] private circuits = ["transact", "close", "claim", "insert", "ticket"];
+    string[4] private artefacts = [
         "TransactVerifier.sol:TransactVerifier",
         "CloseVerifier.sol:CloseVerifier",
         "ClaimVerifier.sol:ClaimVerifier",
@@ -48,6 +48,7 @@ contract Deploy is Script {
     ];
 
     /// @notice Runs the deployment.
+    /// @return deployment What was deployed.
     function run() external returns (Deployment memory deployment) {
         PoolConfig memory config;
         config.notice = _time("TRIBUTARY_NOTICE", 180);
@@ -62,7 +63,7 @@ contract Deploy is Script {
         string memory keys = vm.readFile(vm.envOr("TRIBUTARY_KEYS", string("build/keys.json")));
         bool[5] memory development;
         for (uint256 i; i < 5; ++i) {
-            string memory entry = string.concat(".circuits.", CIRCUITS[i]);
+            string memory entry = string.concat(".circuits.", circuits[i]);
             deployment.keyHashes[i] = vm.parseJsonBytes32(keys, string.concat(entry, ".vkey_hash"));
             development[i] = vm.parseJsonBool(keys, string.concat(entry, ".development"));
             deployment.development = deployment.development || development[i];
@@ -80,7 +81,7 @@ contract Deploy is Script {
         }
         address[4] memory verifiers;
         for (uint256 i; i < 4; ++i) {
-            verifiers[i] = _create(ARTEFACTS[i]);
+            verifiers[i] = _create(artefacts[i]);
         }
         config.transactVerifier = verifiers[0];
         config.closeVerifier = verifiers[1];
@@ -95,7 +96,7 @@ contract Deploy is Script {
         for (uint256 i; i < 4; ++i) {
             IGroth16Verifier verifier = IGroth16Verifier(verifiers[i]);
             DeploymentChecks.checkVerifier(verifier, 21 + i, deployment.keyHashes[i]);
-            if (verifier.isDevelopmentKey() != development[i]) revert Deploy_DevelopmentFlagMismatch(CIRCUITS[i]);
+            if (verifier.isDevelopmentKey() != development[i]) revert Deploy_DevelopmentFlagMismatch(circuits[i]);
         }
         _writeManifest(deployment, config);
     }
@@ -115,9 +116,9 @@ contract Deploy is Script {
 
         string memory hashes = "vkHashes";
         for (uint256 i; i < 4; ++i) {
-            vm.serializeBytes32(hashes, CIRCUITS[i], deployment.keyHashes[i]);
+            vm.serializeBytes32(hashes, circuits[i], deployment.keyHashes[i]);
         }
-        hashes = vm.serializeBytes32(hashes, CIRCUITS[4], deployment.keyHashes[4]);
+        hashes = vm.serializeBytes32(hashes, circuits[4], deployment.keyHashes[4]);
 
         string memory manifest = "manifest";
         vm.serializeUint(manifest, "version", 1);
@@ -135,7 +136,6 @@ contract Deploy is Script {
 
         string memory path = vm.envOr("TRIBUTARY_MANIFEST", string("build/deploy/manifest.json"));
         vm.writeJson(manifest, path);
-        console2.log("manifest", path);
     }
 
     /// @dev Creates a contract from an artefact: the generated verifiers don't exist before the keys do, so they can't be

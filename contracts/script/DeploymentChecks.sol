@@ -48,6 +48,8 @@ library DeploymentChecks {
     uint256 private constant PRECOMPILE_GAS = 200_000;
 
     /// @notice Chains on which development keys may be used: local ones.
+    /// @param chainId The chain (EIP-155).
+    /// @return development Whether this is one.
     function isDevelopmentChain(uint256 chainId) internal pure returns (bool development) {
         development = chainId == 31_337 || chainId == 1337;
     }
@@ -75,6 +77,8 @@ library DeploymentChecks {
     }
 
     /// @notice Reverts unless all points of a key are in their groups and delta is neither gamma nor the generator.
+    /// @param key The key on the wire.
+    /// @param circuit The circuit's hash tag.
     function checkKey(bytes memory key, uint256 circuit) internal view {
         if (key.length != 704) revert Deploy_KeyLength(circuit, key.length);
         VerifyingKey memory vk = abi.decode(key, (VerifyingKey));
@@ -90,6 +94,9 @@ library DeploymentChecks {
     }
 
     /// @notice A = alpha, B = beta, C = -(IC_0 + sum input_i IC_i): valid for any input if delta equals gamma.
+    /// @param key The key on the wire.
+    /// @param input The public inputs to forge for.
+    /// @return proof The forgery.
     function forgedProof(bytes memory key, uint256[3] memory input) internal view returns (Proof memory proof) {
         VerifyingKey memory vk = abi.decode(key, (VerifyingKey));
         proof.a = vk.alpha;
@@ -103,6 +110,9 @@ library DeploymentChecks {
 
     /// @notice Reverts unless there is an ERC-20 token whose whole supply fits into an amount.
     /// @dev A fee on transfer can't be seen from outside; the pool refuses it at each deposit.
+    /// @param token The token.
+    /// @return symbol What it calls itself.
+    /// @return decimals Digits behind the decimal point of one whole token.
     function checkToken(address token) internal view returns (string memory symbol, uint8 decimals) {
         if (token.code.length == 0) revert Deploy_TokenWithoutCode(token);
         IERC20Metadata erc20 = IERC20Metadata(token);

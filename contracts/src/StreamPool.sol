@@ -190,9 +190,11 @@ contract StreamPool is IStreamPool {
         if (args.amountIn == 0) revert Errors.StreamPool_AmountInZero();
         _transact(args, ext);
         // Whoever saw the permit may have used it first; then the allowance is there already, or the transfer fails.
+        // solhint-disable no-empty-blocks
         try IERC20Permit(TOKEN)
             .permit(msg.sender, address(this), args.amountIn, permit.deadline, permit.v, permit.r, permit.s) {}
             catch {}
+        // solhint-enable no-empty-blocks
         uint256 balance = _balance();
         IERC20(TOKEN).safeTransferFrom(msg.sender, address(this), args.amountIn);
         _checkReceived(balance, args.amountIn);
@@ -457,6 +459,8 @@ contract StreamPool is IStreamPool {
                 && selector != this.transactWithAuthorization.selector && selector != this.close.selector
                 && selector != this.claim.selector
         ) revert Errors.StreamPool_NotAnOperation(selector);
+        // The pool's own code in its own storage, so that the sender stays who it is.
+        // solhint-disable-next-line avoid-low-level-calls
         (bool success, bytes memory data) = address(this).delegatecall(operation);
         if (!success) {
             assembly ("memory-safe") {

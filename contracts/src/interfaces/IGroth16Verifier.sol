@@ -18,14 +18,18 @@ interface IGroth16Verifier {
     ) external view returns (bool valid);
 
     /// @notice The verifying key: alpha, beta, gamma, delta, IC_0..IC_3, coordinates as in a proof, 704 bytes.
+    /// @return key The points on the wire.
     function verifyingKey() external view returns (bytes memory key);
 
     /// @notice keccak256 of the verifying key.
+    /// @return hash The verifying-key hash of docs/src/encodings.md.
     function verifyingKeyHash() external view returns (bytes32 hash);
 
     /// @notice The circuit's hash tag: 21 transact, 22 close, 23 claim, 24 insert.
+    /// @return tag The tag.
     function circuit() external view returns (uint256 tag);
 
     /// @notice Whether the key comes from the public development setup and protects nothing.
+    /// @return development True if it protects nothing.
     function isDevelopmentKey() external view returns (bool development);
 }

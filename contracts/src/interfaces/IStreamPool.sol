@@ -165,25 +165,31 @@ interface IStreamPool {
 
     /// @notice Whether a note was spent.
     /// @param nullifier The note's nullifier.
+    /// @return spent True once it was.
     function isSpent(uint256 nullifier) external view returns (bool spent);
 
     /// @notice What is known of a stream.
     /// @param tag The stream's record tag.
+    /// @return record What was claimed, and when it stops; all zero for a stream that was neither claimed nor stopped.
     function streamRecord(uint256 tag) external view returns (StreamRecord memory record);
 
     /// @notice When a root became known; all zero for a root that the pool never had. Roots stay known for ever.
     /// @param root The root.
+    /// @return info When, and how many leaves.
     function rootInfo(uint256 root) external view returns (RootInfo memory info);
 
     /// @notice The queue's counters.
+    /// @return state How many leaves were queued, and how many are in the tree.
     function queueState() external view returns (QueueState memory state);
 
     /// @notice The queue's chain value after `position` leaves as an insertion would compare it: kept for ever at each 64th
     /// leaf, in the ring between. A slot of the ring may hold a value of an earlier or later round, or 0.
     /// @param position A number of leaves.
+    /// @return chain The value, or 0 if there never was one.
     function checkpoint(uint256 position) external view returns (bytes32 chain);
 
     /// @notice How many leaves the tree takes.
+    /// @return leaves 2^32.
     function capacity() external view returns (uint256 leaves);
 
     /*//////////////////////////////////////////////////////////////////////////
@@ -191,29 +197,38 @@ interface IStreamPool {
     //////////////////////////////////////////////////////////////////////////*/
 
     /// @notice The pool's token.
-    function TOKEN() external view returns (address);
+    /// @return token An ERC-20 token.
+    function TOKEN() external view returns (address token);
 
     /// @notice Verifier of circuit `transact`.
-    function TRANSACT_VERIFIER() external view returns (address);
+    /// @return verifier An {IGroth16Verifier}.
+    function TRANSACT_VERIFIER() external view returns (address verifier);
 
     /// @notice Verifier of circuit `close`.
-    function CLOSE_VERIFIER() external view returns (address);
+    /// @return verifier An {IGroth16Verifier}.
+    function CLOSE_VERIFIER() external view returns (address verifier);
 
     /// @notice Verifier of circuit `claim`.
-    function CLAIM_VERIFIER() external view returns (address);
+    /// @return verifier An {IGroth16Verifier}.
+    function CLAIM_VERIFIER() external view returns (address verifier);
 
     /// @notice Verifier of circuit `insert`.
-    function INSERT_VERIFIER() external view returns (address);
+    /// @return verifier An {IGroth16Verifier}.
+    function INSERT_VERIFIER() external view returns (address verifier);
 
     /// @notice Least seconds between a close and its stop.
-    function NOTICE() external view returns (uint40);
+    /// @return notice Seconds.
+    function NOTICE() external view returns (uint40 notice);
 
     /// @notice Seconds of a time slot.
-    function SLOT_LENGTH() external view returns (uint40);
+    /// @return length Seconds.
+    function SLOT_LENGTH() external view returns (uint40 length);
 
     /// @notice Seconds for which the chain must have run on before a slot's stopped list is final.
-    function MARGIN() external view returns (uint40);
+    /// @return margin Seconds.
+    function MARGIN() external view returns (uint40 margin);
 
     /// @notice Share of each claim that is burnt, in basis points.
-    function BURN_BPS() external view returns (uint16);
+    /// @return burnBps 0 to 10,000.
+    function BURN_BPS() external view returns (uint16 burnBps);
 }
