@@ -44,3 +44,11 @@ pub use generated::{IERC20Metadata, IGroth16Verifier, StreamPool, TestToken};
 
 /// The position that an event names when its notes were dropped because the tree was full.
 pub const NOT_QUEUED: u64 = u64::MAX;
+
+impl From<[u8; 256]> for StreamPool::Proof {
+    /// A proof in its form on the wire (encodings, "Groth16 proofs on the wire").
+    fn from(bytes: [u8; 256]) -> Self {
+        let word = |i: usize| alloy::primitives::U256::from_be_slice(&bytes[32 * i..32 * (i + 1)]);
+        Self { a: [word(0), word(1)], b: [[word(2), word(3)], [word(4), word(5)]], c: [word(6), word(7)] }
+    }
+}

@@ -1,0 +1,488 @@
+//! Sends transactions: one at a time, each written down before it leaves, followed until it is deep.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use alloy::{
+    eips::eip2718::Encodable2718,
+    network::{Ethereum, EthereumWallet, NetworkTransactionBuilder, TransactionBuilder},
+    primitives::{Address, Bytes, U256},
+    providers::{DynProvider, Provider},
+    rpc::types::{TransactionReceipt, TransactionRequest},
+    signers::local::PrivateKeySigner,
+    sol_types::{SolCall, SolEvent},
+    transports::{RpcError, TransportErrorKind},
+};
+use tokio::sync::{Mutex, Notify};
+use tributary_bindings::StreamPool;
+use tributary_ledger::{Clock, Ledger};
+use tributary_protocol::{Commitment, Operation, tree::Insertion};
+use tributary_prover::Prover;
+
+use crate::{
+    RelayerError, StoredRequest,
+    call::{PoolCall, operation_name, revert_reason},
+    insertion,
+    store::{RelayerStore, RequestKey, RequestState, SentTransaction},
+};
+
+/// How a relayer works.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineConfig {
+    /// Highest gas price that is paid, in wei.
+    pub max_gas_price: u128,
+    /// What one base unit of the token is worth, in wei.
+    pub wei_per_base_unit: u128,
+    /// Seconds that must be left of a deadline when a transaction is taken.
+    pub deadline_margin: u64,
+    /// Transactions that may wait.
+    pub max_waiting: u64,
+    /// Blocks after which a mined transaction is forgotten; reorganisations up to this depth are undone by sending again.
+    pub confirmations: u64,
+    /// Batches in one bundle at most.
+    pub max_batches: usize,
+    /// Seconds after which waiting leaves are inserted even though nobody paid for it; 0 = only full batches.
+    pub insert_after: u64,
+    /// Balance below which a warning is logged, in wei.
+    pub low_balance: U256,
+    /// Time between two looks at the chain.
+    pub poll: Duration,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            max_gas_price: 200_000_000_000,
+            wei_per_base_unit: 1_000_000_000,
+            deadline_margin: 10,
+            max_waiting: 256,
+            confirmations: 12,
+            max_batches: 4,
+            insert_after: 600,
+            low_balance: U256::from(100_000_000_000_000_000u128),
+            poll: Duration::from_millis(500),
+        }
+    }
+}
+
+/// What a request may rely on: the terms of a quote that this relayer signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuotedTerms {
+    /// The operation.
+    pub operation: Operation,
+    /// Whether insertion is part of it.
+    pub with_insertion: bool,
+    /// The fee in base units.
+    pub fee: u128,
+    /// Unix seconds.
+    pub valid_until: u64,
+}
+
+/// Times a transaction is sent again after it reverted on chain.
+const MAX_ATTEMPTS: u32 = 3;
+
+/// Seconds after a quote's end in which its transaction is still taken: proving takes a while.
+const QUOTE_GRACE: u64 = 30;
+
+/// Sends transactions and inserts leaves. Clones share everything.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    chain: DynProvider,
+    wallet: EthereumWallet,
+    account: Address,
+    chain_id: u64,
+    ledger: Ledger,
+    prover: Arc<Prover>,
+    store: RelayerStore,
+    config: EngineConfig,
+    clock: Arc<dyn Clock>,
+    wake: Notify,
+    /// One turn at a time, so that two never choose the same nonce.
+    turn: Mutex<Waiting>,
+}
+
+/// Since when leaves wait that nobody paid to insert.
+#[derive(Debug, Default)]
+struct Waiting {
+    since: Option<u64>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("account", &self.inner.account).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// An engine that sends from `signer`'s account. `prover` is loaded for the circuit `insert`.
+    #[must_use]
+    pub fn new(
+        chain: DynProvider,
+        signer: PrivateKeySigner,
+        ledger: Ledger,
+        prover: Arc<Prover>,
+        store: RelayerStore,
+        config: EngineConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let account = signer.address();
+        let chain_id = ledger.pool().chain_id;
+        let inner = Inner {
+            chain,
+            wallet: EthereumWallet::from(signer),
+            account,
+            chain_id,
+            ledger,
+            prover,
+            store,
+            config,
+            clock,
+            wake: Notify::new(),
+            turn: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The account that sends and that fees are bound to.
+    #[must_use]
+    pub fn account(&self) -> Address {
+        self.inner.account
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn store(&self) -> &RelayerStore {
+        &self.inner.store
+    }
+
+    /// Takes a transaction: checks it, stores it, and has it sent. The same key with the same call gives the stored request's state.
+    ///
+    /// # Errors
+    /// [`RelayerError`] with the reason why it is not taken; then nothing was sent.
+    pub async fn submit(
+        &self,
+        key: RequestKey,
+        quote: QuotedTerms,
+        operation: Operation,
+        with_insertion: bool,
+        data: Bytes,
+    ) -> Result<RequestState, RelayerError> {
+        let inner = &self.inner;
+        if let Ok(known) = inner.store.find(key).await {
+            if known.call != data || known.insertion != with_insertion {
+                return Err(RelayerError::IdempotencyKeyReused);
+            }
+            return Ok(known.state);
+        }
+        let now = inner.clock.now();
+        let call = PoolCall::decode(&data)?;
+        if call.operation != operation {
+            return Err(RelayerError::WrongOperation {
+                named: operation_name(operation),
+                got: operation_name(call.operation),
+            });
+        }
+        if (quote.operation, quote.with_insertion) != (operation, with_insertion) {
+            let words = |operation, insertion| {
+                format!("{}{}", operation_name(operation), if insertion { " with insertion" } else { "" })
+            };
+            return Err(RelayerError::QuoteForOther {
+                quoted: words(quote.operation, quote.with_insertion),
+                requested: words(operation, with_insertion),
+            });
+        }
+        if now > quote.valid_until.saturating_add(QUOTE_GRACE) {
+            return Err(RelayerError::QuoteExpired { valid_until: quote.valid_until, now });
+        }
+        let quoted = U256::from(quote.fee);
+        if call.fee < quoted {
+            return Err(RelayerError::FeeTooLow { bound: call.fee, quoted });
+        }
+        if !quoted.is_zero() && call.relayer != inner.account {
+            return Err(RelayerError::FeeBoundElsewhere { bound: call.relayer, expected: inner.account });
+        }
+        let deadline = u64::try_from(call.deadline).unwrap_or(u64::MAX);
+        if deadline < now.saturating_add(inner.config.deadline_margin) {
+            return Err(RelayerError::DeadlineTooNear { deadline, now, margin: inner.config.deadline_margin });
+        }
+        let gas = inner.simulate(&data).await?;
+        inner.check_pays(gas, call.fee).await?;
+        let (request, _) = inner
+            .store
+            .accept(key, &data, with_insertion, &call.exclusive, inner.config.max_waiting, now)
+            .await?;
+        inner.wake.notify_one();
+        Ok(request.state)
+    }
+
+    /// Where a request stands.
+    ///
+    /// # Errors
+    /// [`RelayerError::NoSuchRequest`].
+    pub async fn status(&self, key: RequestKey) -> Result<RequestState, RelayerError> {
+        Ok(self.inner.store.find(key).await?.state)
+    }
+
+    /// Sends, follows and inserts until `shutdown` is done.
+    pub async fn run(&self, shutdown: impl Future<Output = ()>) {
+        tokio::pin!(shutdown);
+        let mut poll = tokio::time::interval(self.inner.config.poll);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return,
+                _ = poll.tick() => {}
+                () = self.inner.wake.notified() => {}
+            }
+            if let Err(error) = self.turn().await {
+                tracing::warn!(code = error.code(), %error, "a turn failed and is tried again");
+            }
+        }
+    }
+
+    /// One turn: looks at what was sent, sends what waits, inserts what is due.
+    ///
+    /// # Errors
+    /// [`RelayerError`]; whatever was written stays, and the next turn goes on from there.
+    pub async fn turn(&self) -> Result<(), RelayerError> {
+        let inner = &self.inner;
+        let mut waiting = inner.turn.lock().await;
+        inner.ledger.sync().await?;
+        inner.follow().await?;
+        inner.send_next().await?;
+        inner.insert_due(&mut waiting).await
+    }
+}
+
+impl Inner {
+    /// Looks at each transaction that is not deep yet.
+    async fn follow(&self) -> Result<(), RelayerError> {
+        let head = self.chain.get_block_number().await.map_err(chain)?;
+        for sent in self.store.unsettled().await? {
+            let receipt = self.chain.get_transaction_receipt(sent.hash).await.map_err(chain)?;
+            match receipt {
+                Some(receipt) if receipt.status() => {
+                    let block = receipt.block_number.unwrap_or(head);
+                    if sent.mined_block != Some(block) {
+                        let (until, inserted) = effects(&sent, &receipt);
+                        self.store.mined(&sent, block, until, inserted).await?;
+                    }
+                    if head >= block.saturating_add(self.config.confirmations) {
+                        self.store.settled(&sent).await?;
+                    }
+                }
+                Some(receipt) => {
+                    tracing::warn!(transaction = %sent.hash, gas = receipt.gas_used, "a transaction reverted on chain");
+                    self.store.failed(&sent).await?;
+                }
+                None => {
+                    if sent.mined_block.is_some() {
+                        self.store.taken_back(&sent).await?;
+                    }
+                    let next = self.chain.get_transaction_count(self.account).await.map_err(chain)?;
+                    if next > sent.nonce {
+                        // Another transaction of the account has this nonce.
+                        self.store.failed(&sent).await?;
+                    } else {
+                        self.broadcast(&sent.raw).await?;
+                    }
+                }
+            }
+        }
+        let inserted = self.ledger.inserted();
+        for request in self.store.not_inserted().await? {
+            if request.leaves_until.is_some_and(|until| until <= inserted) {
+                self.store.inserted(request.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the oldest waiting request, unless one is under way.
+    async fn send_next(&self) -> Result<(), RelayerError> {
+        if self.store.unsettled().await?.iter().any(|sent| sent.mined_block.is_none()) {
+            return Ok(());
+        }
+        let Some(request) = self.store.accepted(1).await?.pop() else { return Ok(()) };
+        let call = PoolCall::decode(&request.call)?;
+        match self.simulate(&request.call).await {
+            Ok(_) if request.attempts >= MAX_ATTEMPTS => {
+                return self.store.reject(request.id, "reverts", "it reverted on chain each time it was sent").await;
+            }
+            Ok(_) => {}
+            Err(error @ RelayerError::Reverts { .. }) => {
+                return self.store.reject(request.id, error.code(), &error.to_string()).await;
+            }
+            Err(error) => return Err(error),
+        }
+        // A bundle fails as a whole when foreign leaves come first; after a failure the operation goes alone.
+        if request.insertion && request.attempts == 0 {
+            if let Some(data) = self.bundled(&request, &call).await? {
+                return self.send(data, Some(&request)).await;
+            }
+        }
+        self.send(request.call.clone(), Some(&request)).await
+    }
+
+    /// The request with the insertions that bring its leaves into the tree, if that call would succeed now.
+    async fn bundled(&self, request: &StoredRequest, call: &PoolCall) -> Result<Option<Bytes>, RelayerError> {
+        let leaves: Option<Vec<Commitment>> =
+            call.commitments.iter().map(|leaf| Commitment::try_from(*leaf).ok()).collect();
+        let Some(leaves) = leaves else { return Ok(None) };
+        let insertions = self.ledger.insertions_with(&leaves, self.config.max_batches);
+        let insertions = self.prove(insertions).await?;
+        let data = StreamPool::bundleCall { operation: request.call.clone(), insertions }.abi_encode();
+        let data = Bytes::from(data);
+        match self.simulate(&data).await {
+            Ok(_) => Ok(Some(data)),
+            Err(RelayerError::Reverts { reason }) => {
+                tracing::info!(reason, "a bundle would revert: sending the operation alone");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Inserts leaves that somebody paid for, full batches, and what waits for too long.
+    async fn insert_due(&self, waiting: &mut Waiting) -> Result<(), RelayerError> {
+        let (inserted, queued) = (self.ledger.inserted(), self.ledger.queued());
+        if inserted == queued {
+            waiting.since = None;
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let since = *waiting.since.get_or_insert(now);
+        let full = queued / 64 > inserted / 64;
+        let old = self.config.insert_after > 0 && now >= since.saturating_add(self.config.insert_after);
+        let paid = !self.store.not_inserted().await?.is_empty();
+        if !(full || old || paid) || self.store.unsettled().await?.iter().any(|sent| sent.mined_block.is_none()) {
+            return Ok(());
+        }
+        let insertions = self.ledger.insertions_with(&[], self.config.max_batches);
+        let insertions = self.prove(insertions).await?;
+        if insertions.is_empty() {
+            return Ok(());
+        }
+        waiting.since = None;
+        let data = StreamPool::bundleCall { operation: Bytes::new(), insertions }.abi_encode();
+        let data = Bytes::from(data);
+        self.simulate(&data).await?;
+        self.send(data, None).await
+    }
+
+    async fn prove(&self, insertions: Vec<Insertion>) -> Result<Vec<StreamPool::InsertArgs>, RelayerError> {
+        let prover = Arc::clone(&self.prover);
+        tokio::task::spawn_blocking(move || insertions.iter().map(|batch| insertion::prove(&prover, batch)).collect())
+            .await
+            .map_err(|error| RelayerError::Proof(error.to_string()))?
+    }
+
+    /// Gas of a call that succeeds.
+    async fn simulate(&self, data: &Bytes) -> Result<u64, RelayerError> {
+        let request = self.request(data);
+        self.chain.estimate_gas(request).await.map_err(|error| match revert_data(&error) {
+            Some(data) => RelayerError::Reverts { reason: revert_reason(&data) },
+            None => chain(error),
+        })
+    }
+
+    async fn check_pays(&self, gas: u64, fee: U256) -> Result<(), RelayerError> {
+        let price = self.chain.get_gas_price().await.map_err(chain)?;
+        if price > self.config.max_gas_price {
+            return Err(RelayerError::GasTooDear { price, max: self.config.max_gas_price });
+        }
+        let cost = U256::from(gas) * U256::from(price);
+        let worth = fee.saturating_mul(U256::from(self.config.wei_per_base_unit));
+        if worth < cost {
+            return Err(RelayerError::DoesNotPay { cost, worth });
+        }
+        Ok(())
+    }
+
+    /// Signs, writes down, sends.
+    async fn send(&self, data: Bytes, request: Option<&StoredRequest>) -> Result<(), RelayerError> {
+        let fees = self.chain.estimate_eip1559_fees().await.map_err(chain)?;
+        if fees.max_fee_per_gas > self.config.max_gas_price {
+            return Err(RelayerError::GasTooDear { price: fees.max_fee_per_gas, max: self.config.max_gas_price });
+        }
+        let balance = self.chain.get_balance(self.account).await.map_err(chain)?;
+        if balance < self.config.low_balance {
+            tracing::warn!(%balance, low = %self.config.low_balance, "the relayer's gas runs low: send ether to its account");
+        }
+        let gas = self.simulate(&data).await?;
+        let stored = self.store.unsettled().await?.iter().map(|sent| sent.nonce + 1).max().unwrap_or(0);
+        let nonce = self.chain.get_transaction_count(self.account).await.map_err(chain)?.max(stored);
+        let transaction = self
+            .request(&data)
+            .with_nonce(nonce)
+            .with_chain_id(self.chain_id)
+            // Insertions read the ring, whose slots may be cold by then.
+            .with_gas_limit(gas + gas / 5)
+            .with_max_fee_per_gas(fees.max_fee_per_gas)
+            .with_max_priority_fee_per_gas(fees.max_priority_fee_per_gas);
+        let signed = NetworkTransactionBuilder::<Ethereum>::build(transaction, &self.wallet)
+            .await
+            .map_err(|error| RelayerError::Chain(error.to_string()))?;
+        let sent = SentTransaction {
+            nonce,
+            hash: *signed.tx_hash(),
+            raw: signed.encoded_2718().into(),
+            request: request.map(|request| request.id),
+            mined_block: None,
+        };
+        self.store.sending(&sent, self.clock.now()).await?;
+        self.broadcast(&sent.raw).await
+    }
+
+    /// Sends a signed transaction; that the node knows it already is no error.
+    async fn broadcast(&self, raw: &Bytes) -> Result<(), RelayerError> {
+        match self.chain.send_raw_transaction(raw).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let known = error.as_error_resp().is_some_and(|response| {
+                    response.message.contains("already") || response.message.contains("nonce too low")
+                });
+                if known { Ok(()) } else { Err(chain(error)) }
+            }
+        }
+    }
+
+    fn request(&self, data: &Bytes) -> TransactionRequest {
+        TransactionRequest::default()
+            .with_from(self.account)
+            .with_to(self.ledger.pool().address)
+            .with_input(data.clone())
+    }
+}
+
+/// Up to which leaf the transaction's own commitments reach, and whether its insertions reach as far.
+fn effects(sent: &SentTransaction, receipt: &TransactionReceipt) -> (u64, bool) {
+    let mut until = 0;
+    let mut inserted = 0;
+    for log in receipt.logs() {
+        let end = |position: u64, leaves: u64| if position == u64::MAX { 0 } else { position + leaves };
+        let data = &log.inner;
+        if let Ok(event) = StreamPool::Transacted::decode_log(data) {
+            until = end(event.position, 2);
+        } else if let Ok(event) = StreamPool::Closed::decode_log(data) {
+            until = end(event.position, 2);
+        } else if let Ok(event) = StreamPool::Claimed::decode_log(data) {
+            until = end(event.position, 1);
+        } else if let Ok(event) = StreamPool::Inserted::decode_log(data) {
+            inserted = event.leafCount;
+        }
+    }
+    (until, sent.request.is_some() && inserted >= until)
+}
+
+fn revert_data(error: &RpcError<TransportErrorKind>) -> Option<Bytes> {
+    error.as_error_resp().and_then(|response| response.as_revert_data())
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
+fn chain(error: RpcError<TransportErrorKind>) -> RelayerError {
+    RelayerError::Chain(error.to_string())
+}
