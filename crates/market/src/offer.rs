@@ -563,6 +563,19 @@ impl SignedOffer {
         Ok(verified)
     }
 
+    /// [`Self::verify`] without regard to time: a stream lives on under the offer that it was opened under.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub fn verify_whenever(&self, pools: &[PoolId]) -> Result<VerifiedOffer, OfferError> {
+        let verified = self.verify_content()?;
+        if pools.contains(&verified.offer.pool) {
+            Ok(verified)
+        } else {
+            Err(OfferError::UnknownPool { pool: verified.offer.pool })
+        }
+    }
+
     /// Checks all that depends on the offer alone. Evidence is judged by this: an offer stays signed after it has expired.
     pub(crate) fn verify_content(&self) -> Result<VerifiedOffer, OfferError> {
         let opened = envelope::open(PayloadType::Offer, &self.0, MAX_OFFER_BYTES)?;

@@ -1,0 +1,10 @@
+//! The market's messages as their readers see them: each refusal by its own code, forged and tampered messages, bounds.
+
+mod book;
+mod choose;
+mod common;
+mod negotiate;
+mod node;
+mod offer;
+mod relay;
+mod ticket;
