@@ -97,6 +97,8 @@ pub enum Insertion {
     Newer {
         /// The older one's sequence number.
         replaced: u64,
+        /// Whether it names another payee. A payee key made for one buyer would mark that buyer, so users are told.
+        payee_changed: bool,
     },
     /// The book has this very offer.
     Known,
@@ -175,8 +177,9 @@ impl OfferBook {
                 return Insertion::Stale { have };
             }
             if offer.sequence > have {
+                let payee_changed = offer.payee != entry.offer.payee;
                 entry.offer = Arc::new(offer);
-                return Insertion::Newer { replaced: have };
+                return Insertion::Newer { replaced: have, payee_changed };
             }
             let evidence = Equivocation {
                 provider,
@@ -345,7 +348,11 @@ impl Collector {
     pub fn take(&self, payload: Vec<u8>) -> Result<Insertion, OfferError> {
         let now = self.clock.now();
         let offer = SignedOffer::from_bytes(payload).verify(&OfferContext { now, pools: &self.pools })?;
+        let provider = offer.peer_id();
         let insertion = self.book.insert(offer, now);
+        if let Insertion::Newer { payee_changed: true, .. } = insertion {
+            tracing::warn!(%provider, "a provider's newer offer names another payee");
+        }
         if let Insertion::Equivocation(evidence) = &insertion {
             tracing::warn!(provider = %evidence.provider, sequence = evidence.sequence, "two different offers with one sequence number");
             self.observer.equivocation(evidence);

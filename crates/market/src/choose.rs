@@ -588,5 +588,5 @@ fn draw<'a, R: Rng>(scored: &'a [Scored], rng: &mut R) -> Option<&'a Scored> {
         point -= entry.probability;
     }
     // Rounding may leave a trace of the unit interval.
-    possible().last()
+    possible().next_back()
 }

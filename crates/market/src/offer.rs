@@ -58,9 +58,9 @@ pub enum OfferError {
     #[error("the offer names provider {named}, {signer} signed it")]
     ForeignKey {
         /// Provider in the offer.
-        named: PeerId,
+        named: Box<PeerId>,
         /// Who signed.
-        signer: PeerId,
+        signer: Box<PeerId>,
     },
     /// The payee can't be paid.
     #[error("the payee's address is invalid: {0}")]
@@ -583,7 +583,10 @@ impl SignedOffer {
         wire::check_version("offer", wire_offer.version)?;
         let named = envelope::public_key(&wire_offer.provider)?;
         if named != opened.signer {
-            return Err(OfferError::ForeignKey { named: named.to_peer_id(), signer: opened.signer.to_peer_id() });
+            return Err(OfferError::ForeignKey {
+                named: Box::new(named.to_peer_id()),
+                signer: Box::new(opened.signer.to_peer_id()),
+            });
         }
         let offer = Offer::from_proto(&wire_offer)?;
         let lifetime = offer.expires_at.since(offer.issued_at).get();

@@ -60,9 +60,9 @@ pub enum RelayError {
     #[error("{signer} signed for relayer {relayer}")]
     ForeignKey {
         /// The relayer.
-        relayer: PeerId,
+        relayer: Box<PeerId>,
         /// Who signed.
-        signer: PeerId,
+        signer: Box<PeerId>,
     },
     /// The message is over.
     #[error("the {message} ended at {expires_at}, now is {now}")]
@@ -310,7 +310,7 @@ impl VerifiedAnnouncement {
         let named = envelope::public_key(&decoded.relayer)?;
         let peer = opened.signer.to_peer_id();
         if named != opened.signer {
-            return Err(RelayError::ForeignKey { relayer: named.to_peer_id(), signer: peer });
+            return Err(RelayError::ForeignKey { relayer: Box::new(named.to_peer_id()), signer: Box::new(peer) });
         }
         let announcement = Announcement::from_proto(&decoded)?;
         let now = context.now;
@@ -550,7 +550,10 @@ impl RelayQuote {
     pub fn verify(bytes: &[u8], relayer: &PublicKey, now: UnixTime) -> Result<Self, RelayError> {
         let opened = envelope::open(PayloadType::RelayQuote, bytes, MAX_QUOTE_BYTES)?;
         if opened.signer != *relayer {
-            return Err(RelayError::ForeignKey { relayer: relayer.to_peer_id(), signer: opened.signer.to_peer_id() });
+            return Err(RelayError::ForeignKey {
+                relayer: Box::new(relayer.to_peer_id()),
+                signer: Box::new(opened.signer.to_peer_id()),
+            });
         }
         let quote: proto::RelayQuote = wire::decode("relay quote", &opened.payload, MAX_QUOTE_BYTES)?;
         wire::check_version("relay quote", quote.version)?;

@@ -526,7 +526,7 @@ fn name(text: String) -> Result<ProviderName, ReputationError> {
     ProviderName::new(text).map_err(|error| stored("provider", error))
 }
 
-fn kind(text: String) -> Result<FaultKind, ReputationError> {
+fn kind(text: &str) -> Result<FaultKind, ReputationError> {
     FaultKind::ALL
         .into_iter()
         .find(|kind| kind.name() == text)

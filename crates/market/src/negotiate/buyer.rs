@@ -153,7 +153,10 @@ pub fn verify_answer(
     let kinds = [PayloadType::Quote, PayloadType::Refusal];
     let (kind, opened) = envelope::open_any(&kinds, answer, MAX_RESPONSE_BYTES)?;
     if opened.signer != *offer.provider() {
-        return Err(QuoteError::ForeignSigner { signer: opened.signer.to_peer_id(), provider: offer.peer_id() });
+        return Err(QuoteError::ForeignSigner {
+            signer: Box::new(opened.signer.to_peer_id()),
+            provider: Box::new(offer.peer_id()),
+        });
     }
     if kind == PayloadType::Quote {
         let quote = wire::decode("quote", &opened.payload, MAX_RESPONSE_BYTES)?;

@@ -504,9 +504,9 @@ pub enum QuoteError {
     #[error("{signer} signed the answer, the offer is {provider}'s")]
     ForeignSigner {
         /// Who signed.
-        signer: PeerId,
+        signer: Box<PeerId>,
         /// Whose offer it is.
-        provider: PeerId,
+        provider: Box<PeerId>,
     },
     /// The answer belongs to another request.
     #[error("the answer belongs to another request")]
@@ -533,7 +533,7 @@ pub enum QuoteError {
         /// The quote's payee.
         quoted: String,
         /// The offer's.
-        offered: PaymentAddress,
+        offered: Box<PaymentAddress>,
     },
     /// The quote names another pool than the offer.
     #[error("the quote is for another pool than the offer")]
@@ -699,7 +699,10 @@ fn verify_quote(
         });
     }
     if quote.payee != offer.payee.to_string() {
-        return Err(QuoteError::ForeignPayee { quoted: wire::text("payee", &quote.payee, 256)?, offered: offer.payee });
+        return Err(QuoteError::ForeignPayee {
+            quoted: wire::text("payee", &quote.payee, 256)?,
+            offered: Box::new(offer.payee),
+        });
     }
     if offer::pool_from_proto(quote.pool.as_ref())? != offer.pool {
         return Err(QuoteError::ForeignPool);

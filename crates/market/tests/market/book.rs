@@ -29,11 +29,20 @@ fn the_newest_sequence_number_wins() {
     let put = |book: &mut OfferBook, sequence| book.insert(verify(&signed(&numbered(sequence))), now());
     assert_eq!(put(&mut book, 7), Insertion::New);
     assert_eq!(put(&mut book, 7), Insertion::Known);
-    assert_eq!(put(&mut book, 9), Insertion::Newer { replaced: 7 });
+    assert_eq!(put(&mut book, 9), Insertion::Newer { replaced: 7, payee_changed: false });
     assert_eq!(put(&mut book, 8), Insertion::Stale { have: 9 });
     assert_eq!(book.len(), 1);
     let peer = key(1).public().to_peer_id();
     assert_eq!(book.get(peer, pool(), now()).unwrap().sequence, 9);
+}
+
+#[test]
+fn a_change_of_payee_is_told() {
+    let mut book = OfferBook::new(8);
+    assert_eq!(book.insert(verify(&signed(&offer())), now()), Insertion::New);
+    let moved = Offer { payee: payee(1), ..numbered(8) };
+    let insertion = book.insert(verify(&signed(&moved)), now());
+    assert_eq!(insertion, Insertion::Newer { replaced: 7, payee_changed: true });
 }
 
 #[test]

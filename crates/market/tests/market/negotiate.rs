@@ -432,6 +432,9 @@ async fn a_peer_that_asks_too_often_is_refused_and_others_are_not() {
     agree(&loud, &wish()).await.unwrap();
 }
 
+/// An error's code, and what was done to the quote to get it.
+type Change = (&'static str, fn(&mut proto::Quote));
+
 /// Negotiates with a provider whose quotes are changed and signed anew, and returns the error.
 async fn tampered(change: impl Fn(&mut proto::Quote) + Send + Sync, signer: &Keypair) -> NegotiationError {
     let provider = provider();
@@ -449,7 +452,7 @@ async fn tampered(change: impl Fn(&mut proto::Quote) + Send + Sync, signer: &Key
 
 #[tokio::test]
 async fn a_quote_that_leaves_the_offer_is_refused_and_is_evidence() {
-    let changes: [(&str, fn(&mut proto::Quote)); 6] = [
+    let changes: [Change; 6] = [
         ("TRB-M205", |q| q.payee = payee(1).to_string()),
         ("TRB-M206", |q| q.pool.as_mut().unwrap().chain_id += 1),
         ("TRB-M207", |q| q.ticket_price = vec![59]),
@@ -482,7 +485,7 @@ async fn quotes_that_do_not_answer_the_request_are_refused() {
         .hash()
         .to_vec();
     }
-    let changes: [(&str, fn(&mut proto::Quote)); 11] = [
+    let changes: [Change; 11] = [
         ("TRB-M003", |q| q.version = 2),
         ("TRB-M202", |q| q.request_id[0] ^= 1),
         ("TRB-M203", |q| q.offer_id[0] ^= 1),

@@ -80,7 +80,10 @@ fn tampering_is_noticed() {
 #[test]
 fn an_offer_in_anothers_name_is_refused() {
     let error = open(&forged(|o| o.provider = key(2).public().encode_protobuf())).unwrap_err();
-    let expected = OfferError::ForeignKey { named: key(2).public().to_peer_id(), signer: key(1).public().to_peer_id() };
+    let expected = OfferError::ForeignKey {
+        named: Box::new(key(2).public().to_peer_id()),
+        signer: Box::new(key(1).public().to_peer_id()),
+    };
     assert_eq!(error, expected);
     assert_eq!(error.code(), "TRB-M101");
 }

@@ -186,10 +186,22 @@ impl RelayHandler for Relayer {
 }
 
 struct Setup {
+    bus: Arc<LocalBus>,
     relayer: Arc<Relayer>,
     announcement: VerifiedAnnouncement,
     client: RelayClient,
     clock: ManualClock,
+}
+
+impl Setup {
+    fn sealed(&self) -> SealedClient {
+        sealed_client(&self.bus, &self.clock)
+    }
+}
+
+fn sealed_client(bus: &Arc<LocalBus>, clock: &ManualClock) -> SealedClient {
+    let policy = CallPolicy { attempts: 2, wait: Duration::from_secs(5) };
+    SealedClient::new(bus.clone(), Arc::new(clock.clone()), policy)
 }
 
 async fn setup(change: impl FnOnce(&mut Relayer)) -> Setup {
@@ -205,10 +217,8 @@ async fn setup(change: impl FnOnce(&mut Relayer)) -> Setup {
         SealedServer::new(bus.clone(), Arc::new(clock.clone()), secret, Arc::new(endpoint), ServerLimits::default());
     let listening = Arc::new(server).listen().await.unwrap();
     tokio::spawn(listening.serve());
-    let policy = CallPolicy { attempts: 2, wait: Duration::from_secs(5) };
-    let sealed = SealedClient::new(bus, Arc::new(clock.clone()), policy);
-    let client = RelayClient::new(sealed, Arc::new(clock.clone()));
-    Setup { relayer, announcement, client, clock }
+    let client = RelayClient::new(sealed_client(&bus, &clock), Arc::new(clock.clone()));
+    Setup { bus, relayer, announcement, client, clock }
 }
 
 #[tokio::test(start_paused = true)]
@@ -276,28 +286,59 @@ async fn a_submission_needs_this_relayers_own_quote_in_force() {
     assert_eq!(empty.code(), "TRB-M007");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_quote_of_another_relayer_is_not_taken() {
-    let (ours, theirs) = (setup(|_| {}).await, setup(|_| {}).await);
-    // Both sign with the same key here, so forge one by another key.
-    let foreign = RelayQuote {
-        quote_id: [7; 16],
-        pool: pool(),
-        operation: RelayOperation::Transact,
+/// What a relayer says to a submission that no client of ours would make.
+async fn forced(setup: &Setup, change: impl FnOnce(&mut proto::RelaySubmit)) -> RelayStatus {
+    let quote = setup.client.quote(&setup.announcement, RelayOperation::Transact, false, amount(1000)).await.unwrap();
+    let mut submit = proto::RelaySubmit {
+        idempotency_key: vec![1; 16],
+        quote: quote.signed().to_vec(),
+        operation: proto::RelayOperation::Transact.into(),
         with_insertion: false,
-        fee: amount(1),
-        account: account(),
-        valid_until: time(NOW + 120),
+        call: vec![1; 100],
     };
-    let error = RelayQuote::verify(&foreign.sign(&key(2)).unwrap(), &key(1).public(), now()).unwrap_err();
-    assert_eq!(error.code(), "TRB-M501");
-    let error = RelayQuote::verify(&foreign.sign(&key(1)).unwrap(), &key(1).public(), time(NOW + 120)).unwrap_err();
-    assert_eq!(error.code(), "TRB-M502");
-    // A quote for one operation isn't good for another.
-    let quote = theirs.client.quote(&theirs.announcement, RelayOperation::Transact, true, amount(1000)).await.unwrap();
-    assert!(quote.quote().with_insertion);
-    let status = ours.client.status(&ours.announcement, IdempotencyKey::from_bytes([1; 16])).await.unwrap();
-    assert_eq!(status, RelayStatus::Unknown { description: "never seen".into() });
+    change(&mut submit);
+    let request = proto::RelayRequest { version: 1, request: Some(proto::relay_request::Request::Submit(submit)) };
+    let answer = setup.sealed().call(&setup.announcement.encryption_key, &request.encode_to_vec()).await.unwrap();
+    let response = proto::RelayResponse::decode(answer.as_slice()).unwrap().response.unwrap();
+    let proto::relay_response::Response::Status(status) = response else { panic!("no status") };
+    match status.state.unwrap() {
+        proto::relay_status::State::Accepted(_) => RelayStatus::Accepted,
+        proto::relay_status::State::Rejected(rejected) => {
+            RelayStatus::Rejected { code: rejected.code, description: rejected.description, retry: rejected.retry }
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn submissions_outside_of_their_quote_are_rejected() {
+    let setup = setup(|_| {}).await;
+    let code = async |change: fn(&mut proto::RelaySubmit)| match forced(&setup, change).await {
+        RelayStatus::Rejected { code, .. } => code,
+        other => format!("{other:?}"),
+    };
+    assert_eq!(code(|_| {}).await, "Accepted");
+    assert_eq!(code(|s| s.operation = proto::RelayOperation::Close.into()).await, "TRB-M506");
+    assert_eq!(code(|s| s.with_insertion = true).await, "TRB-M506");
+    assert_eq!(code(|s| s.operation = 99).await, "TRB-M008");
+    assert_eq!(code(|s| s.idempotency_key = vec![1; 15]).await, "TRB-M005");
+    assert_eq!(code(|s| s.quote.clear()).await, "TRB-M011");
+    assert_eq!(code(|s| s.call.truncate(3)).await, "TRB-M007");
+    // A fee that another key promised binds nobody.
+    let foreign = |s: &mut proto::RelaySubmit| {
+        let quote = RelayQuote {
+            quote_id: [7; 16],
+            pool: pool(),
+            operation: RelayOperation::Transact,
+            with_insertion: false,
+            fee: amount(1),
+            account: account(),
+            valid_until: time(NOW + 120),
+        };
+        s.quote = quote.sign(&key(2)).unwrap();
+    };
+    assert_eq!(code(foreign).await, "TRB-M501");
+    assert_eq!(setup.relayer.sent.lock().unwrap().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
