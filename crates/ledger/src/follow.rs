@@ -24,6 +24,8 @@ pub(crate) enum Step {
     UpToDate,
     /// The chain was replaced after this block, which is one of those kept.
     RollBack(BlockRef),
+    /// The chain was replaced from the first block on that was ever read: all of it is known, so all of it can be undone.
+    StartOver,
     /// New blocks.
     Extend(Piece),
 }
@@ -98,6 +100,9 @@ pub(crate) async fn next_step(
     if head.block.number < oldest.number {
         // The node is far behind (it may still be syncing); it contradicts nothing.
         return Ok(Step::UpToDate);
+    }
+    if oldest.number <= first_block {
+        return Ok(Step::StartOver);
     }
     Err(LedgerError::ReorganisationTooDeep { oldest: oldest.number, expected: oldest.hash, depth: kept.len() as u64 })
 }

@@ -261,7 +261,12 @@ impl Ledger {
                     let depth = kept.last().map_or(0, |tip| tip.number - ancestor.number);
                     tracing::warn!(depth, "the chain was reorganised");
                     rolled_back += depth;
-                    self.roll_back(ancestor).await?;
+                    self.roll_back(Some(ancestor)).await?;
+                }
+                Ok(Step::StartOver) => {
+                    tracing::warn!(depth = kept.len(), "the chain was reorganised from its first block on");
+                    rolled_back += kept.len() as u64;
+                    self.roll_back(None).await?;
                 }
                 Ok(Step::Extend(piece)) => {
                     attempts = 0;
@@ -340,6 +345,21 @@ impl Ledger {
     #[must_use]
     pub fn depth(&self, block: u64) -> u64 {
         self.head().map_or(0, |head| (head.number + 1).saturating_sub(block))
+    }
+
+    /// Timestamp of the block that is buried `depth` deep (1 is the head); `None` when headers don't reach back that far.
+    #[must_use]
+    pub fn time_at_depth(&self, depth: u64) -> Option<UnixTime> {
+        let state = self.state();
+        let back = usize::try_from(depth.checked_sub(1)?).ok()?;
+        let header = state.headers.iter().nth_back(back)?;
+        UnixTime::new(header.timestamp).ok()
+    }
+
+    /// How the chain is followed.
+    #[must_use]
+    pub fn config(&self) -> &LedgerConfig {
+        &self.inner.config
     }
 
     /// Leaves queued, the inserted ones included.
@@ -543,14 +563,15 @@ impl Ledger {
         self.inner.heads.send_replace(self.head());
     }
 
-    async fn roll_back(&self, ancestor: BlockRef) -> Result<(), LedgerError> {
+    async fn roll_back(&self, ancestor: Option<BlockRef>) -> Result<(), LedgerError> {
         let mut tx = self.inner.store.begin().await?;
-        Writer(&mut tx).roll_back(ancestor.number).await?;
+        let ancestor = ancestor.map(|block| block.number);
+        Writer(&mut tx).roll_back(ancestor).await?;
         let leaves: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM leaves").fetch_one(&mut *tx).await?;
         tx.commit().await?;
         let removed = {
             let mut state = self.state_mut();
-            state.undo(ancestor.number, u64::try_from(leaves).unwrap_or_default())
+            state.undo(ancestor, u64::try_from(leaves).unwrap_or_default())
         };
         let mut stops = self.inner.stops.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for entry in removed {
@@ -767,22 +788,23 @@ impl State {
         by_depth.min(by_time).max((head.number + 1).saturating_sub(limits.max_headers))
     }
 
-    /// Forgets what came after block `ancestor`; answers the stops that are gone.
-    fn undo(&mut self, ancestor: u64, leaves: u64) -> Vec<StopEntry> {
-        while self.headers.back().is_some_and(|h| h.number > ancestor) {
+    /// Forgets what came after block `ancestor`, or everything; answers the stops that are gone.
+    fn undo(&mut self, ancestor: Option<u64>, leaves: u64) -> Vec<StopEntry> {
+        let gone = |block: u64| ancestor.is_none_or(|ancestor| block > ancestor);
+        while self.headers.back().is_some_and(|h| gone(h.number)) {
             self.headers.pop_back();
         }
         self.tree.truncate(leaves);
         while self.roots.len() > 1
-            && let Some(root) = self.roots.pop_if(|root| root.block > ancestor)
+            && let Some(root) = self.roots.pop_if(|root| gone(root.block))
         {
             self.by_root.remove(&root.root);
         }
-        let mut gone = Vec::new();
-        while let Some((_, entry)) = self.stops.pop_if(|(block, _)| *block > ancestor) {
-            gone.push(entry);
+        let mut stops = Vec::new();
+        while let Some((_, entry)) = self.stops.pop_if(|(block, _)| gone(*block)) {
+            stops.push(entry);
         }
-        gone
+        stops
     }
 }
 

@@ -363,8 +363,9 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Takes back everything after block `ancestor`.
-    pub(crate) async fn roll_back(&mut self, ancestor: u64) -> Result<(), LedgerError> {
+    /// Takes back everything after block `ancestor`, or everything.
+    pub(crate) async fn roll_back(&mut self, ancestor: Option<u64>) -> Result<(), LedgerError> {
+        let ancestor = ancestor.map_or(-1, int);
         for statement in [
             "DELETE FROM headers WHERE number > ?",
             "DELETE FROM events WHERE block > ?",
@@ -374,7 +375,7 @@ impl Writer<'_> {
             "DELETE FROM stops WHERE block > ?",
             "DELETE FROM claims WHERE block > ?",
         ] {
-            sqlx::query(statement).bind(int(ancestor)).execute(&mut **self.0).await?;
+            sqlx::query(statement).bind(ancestor).execute(&mut **self.0).await?;
         }
         Ok(())
     }

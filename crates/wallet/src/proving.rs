@@ -1,0 +1,41 @@
+//! Proofs off the asynchronous threads.
+
+use std::sync::Arc;
+
+use tributary_protocol::{Circuit as ProtocolCircuit, witness::Witness};
+use tributary_prover::{Circuit, CircuitInputs, Prover};
+
+use crate::WalletError;
+
+/// Checks a witness natively, then proves it on a blocking thread. Answers the statement and the proof as on the wire.
+pub(crate) async fn prove<W>(prover: &Arc<Prover>, witness: W) -> Result<(W::Statement, [u8; 256]), WalletError>
+where
+    W: Witness + Send + 'static,
+    W::Statement: Send + 'static,
+{
+    let prover = Arc::clone(prover);
+    let task = tokio::task::spawn_blocking(move || {
+        let prepared = witness.prepare()?;
+        let inputs: CircuitInputs =
+            prepared.inputs.iter().map(|(name, values)| (name.to_owned(), values.to_vec())).collect();
+        let proof = prover.prove(circuit(prepared.circuit), &inputs)?;
+        Ok::<_, WalletError>((prepared.statement, proof.to_bytes()))
+    });
+    match task.await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(WalletError::Interrupted),
+        },
+    }
+}
+
+const fn circuit(circuit: ProtocolCircuit) -> Circuit {
+    match circuit {
+        ProtocolCircuit::Transact => Circuit::Transact,
+        ProtocolCircuit::Close => Circuit::Close,
+        ProtocolCircuit::Claim => Circuit::Claim,
+        ProtocolCircuit::Insert => Circuit::Insert,
+        ProtocolCircuit::Ticket => Circuit::Ticket,
+    }
+}
