@@ -59,12 +59,15 @@ library DeploymentChecks {
     /// @param circuit The circuit's hash tag.
     /// @param expectedHash The verifying-key hash that the prover's artefacts record.
     function checkVerifier(IGroth16Verifier verifier, uint256 circuit, bytes32 expectedHash) internal view {
+        // D1: each circuit has its own verifier.
         if (verifier.circuit() != circuit) revert Deploy_WrongCircuit(circuit, verifier.circuit());
+        // D2: money is never guarded by a key whose trapdoor is public.
         if (verifier.isDevelopmentKey() && !isDevelopmentChain(block.chainid)) {
             revert Deploy_DevelopmentKeyRefused(circuit, block.chainid);
         }
         bytes memory key = verifier.verifyingKey();
         bytes32 hash = keccak256(key);
+        // D3: the deployed key is the prover's.
         if (hash != expectedHash) revert Deploy_KeyHashMismatch(circuit, expectedHash, hash);
         if (verifier.verifyingKeyHash() != hash) {
             revert Deploy_KeyHashMismatch(circuit, hash, verifier.verifyingKeyHash());
@@ -73,6 +76,7 @@ library DeploymentChecks {
 
         uint256[3] memory input = [uint256(keccak256(key)) % Groth16.R, 1, 2];
         Proof memory forged = forgedProof(key, input);
+        // D6: the forgery that emptied pools fails.
         if (verifier.verifyProof(forged.a, forged.b, forged.c, input)) revert Deploy_ForgedProofAccepted(circuit);
     }
 
@@ -82,6 +86,7 @@ library DeploymentChecks {
     function checkKey(bytes memory key, uint256 circuit) internal view {
         if (key.length != 704) revert Deploy_KeyLength(circuit, key.length);
         VerifyingKey memory vk = abi.decode(key, (VerifyingKey));
+        // D4: the key's points are in their groups and not the identity.
         if (!_isG1(vk.alpha)) revert Deploy_KeyPointInvalid(circuit, 0);
         if (!_isG2(vk.beta)) revert Deploy_KeyPointInvalid(circuit, 1);
         if (!_isG2(vk.gamma)) revert Deploy_KeyPointInvalid(circuit, 2);
@@ -89,6 +94,7 @@ library DeploymentChecks {
         for (uint256 i; i < 4; ++i) {
             if (!_isG1(vk.ic[i])) revert Deploy_KeyPointInvalid(circuit, 4 + i);
         }
+        // D5: somebody contributed to the key.
         if (_same(vk.delta, vk.gamma)) revert Deploy_KeyDeltaEqualsGamma(circuit);
         if (_same(vk.delta, _generator())) revert Deploy_KeyDeltaIsGenerator(circuit);
     }
@@ -114,6 +120,7 @@ library DeploymentChecks {
     /// @return symbol What it calls itself.
     /// @return decimals Digits behind the decimal point of one whole token.
     function checkToken(address token) internal view returns (string memory symbol, uint8 decimals) {
+        // D7: the token is one, and all of it fits into an amount of 120 bits.
         if (token.code.length == 0) revert Deploy_TokenWithoutCode(token);
         IERC20Metadata erc20 = IERC20Metadata(token);
         symbol = erc20.symbol();

@@ -135,10 +135,14 @@ contract StreamPool is IStreamPool {
     /// @notice Deploys a pool that nobody can change.
     /// @param config Its token, verifiers and parameters.
     constructor(PoolConfig memory config) {
+        // K1: slots have a length.
         if (config.slotLength == 0) revert Errors.StreamPool_SlotLengthZero();
+        // K2: a stop lies behind every slot whose tickets may have been taken already.
         uint256 minimum = 2 * uint256(config.slotLength) + config.margin;
         if (config.notice < minimum) revert Errors.StreamPool_NoticeBelowMinimum(config.notice, minimum);
+        // K3: at most everything is burnt.
         if (config.burnBps > 10_000) revert Errors.StreamPool_BurnTooHigh(config.burnBps);
+        // K4: what it relies on exists.
         _checkCode(config.token);
         _checkCode(config.transactVerifier);
         _checkCode(config.closeVerifier);
@@ -173,6 +177,7 @@ contract StreamPool is IStreamPool {
     /// @inheritdoc IStreamPool
     function transact(TransactArgs calldata args, Ext calldata ext) external override nonReentrant {
         _transact(args, ext);
+        // A1: a plain deposit comes from the caller and from nobody else.
         if (args.amountIn != 0) {
             uint256 balance = _balance();
             IERC20(TOKEN).safeTransferFrom(msg.sender, address(this), args.amountIn);
@@ -187,6 +192,7 @@ contract StreamPool is IStreamPool {
         override
         nonReentrant
     {
+        // A2: a permit is for a deposit.
         if (args.amountIn == 0) revert Errors.StreamPool_AmountInZero();
         _transact(args, ext);
         // Whoever saw the permit may have used it first; then the allowance is there already, or the transfer fails.
@@ -207,7 +213,9 @@ contract StreamPool is IStreamPool {
         Ext calldata ext,
         Authorization calldata authorization
     ) external override nonReentrant {
+        // A2: an authorisation is for a deposit.
         if (args.amountIn == 0) revert Errors.StreamPool_AmountInZero();
+        // A3: what was signed is this statement, so that nobody can take the deposit for another note.
         bytes32 nonce = _transact(args, ext);
         uint256 balance = _balance();
         IERC3009(TOKEN)
@@ -264,6 +272,7 @@ contract StreamPool is IStreamPool {
             mstore(add(ptr, 0xa0), burnBps)
             calldatacopy(add(ptr, 0xc0), add(args, 0x160), 0xc0)
         }
+        // W1: the first lane seeds the new note, so it can't be empty.
         if (args.lanes[0].tag == 0) revert Errors.StreamPool_FirstLaneEmpty();
         for (uint256 lane; lane < LANES; ++lane) {
             uint256 tag = args.lanes[lane].tag;
@@ -285,6 +294,7 @@ contract StreamPool is IStreamPool {
     /// @inheritdoc IStreamPool
     function insert(InsertArgs calldata args) external override nonReentrant {
         uint256 inserted = _queue.inserted;
+        // I1: leaves enter in order.
         if (args.from != inserted) revert Errors.StreamPool_InsertionMismatch(args.from, inserted);
         _insert(args);
     }
@@ -295,6 +305,7 @@ contract StreamPool is IStreamPool {
         _enter();
         for (uint256 i; i < insertions.length; ++i) {
             uint64 inserted = _queue.inserted;
+            // B2: an insertion that was overtaken is no reason to lose the rest.
             if (insertions[i].from == inserted) _insert(insertions[i]);
             else emit InsertionSkipped(insertions[i].from, inserted);
         }
@@ -363,10 +374,14 @@ contract StreamPool is IStreamPool {
 
     /// @dev Sets a stream's stop, once and for ever.
     function _stop(uint256 tag, uint256 stop) private {
+        // S1: a stop fits into its record.
         if (stop > type(uint40).max) revert Errors.StreamPool_StopOutOfRange(stop);
+        // S2: a stop ends a slot.
         if (stop % SLOT_LENGTH != 0) revert Errors.StreamPool_StopNotOnSlot(stop, SLOT_LENGTH);
+        // S3: whoever accepts tickets hears of a stop in time.
         uint256 earliest = block.timestamp + NOTICE;
         if (stop < earliest) revert Errors.StreamPool_StopTooSoon(stop, earliest);
+        // S4: a stop is for ever.
         StreamRecord storage record = _records[tag];
         uint40 previous = record.stop;
         if (previous != 0) revert Errors.StreamPool_StreamStopped(tag, previous);
@@ -377,14 +392,18 @@ contract StreamPool is IStreamPool {
     /// @dev Moves a stream's claimed time on. Returns where it stood.
     function _claimLane(uint256 lane, uint256 tag, uint256 until) private returns (uint256 from) {
         if (tag == 0) {
+            // W2: an unused lane says nothing.
             if (until != 0) revert Errors.StreamPool_LaneNotEmpty(lane, until);
             return 0;
         }
         StreamRecord storage record = _records[tag];
         StreamRecord memory known = record;
         from = known.claimedUntil;
+        // W3: no second is paid twice, also within one claim.
         if (until <= from) revert Errors.StreamPool_WindowEmpty(lane, from, until);
+        // W4: only what has accrued is paid.
         if (until > block.timestamp) revert Errors.StreamPool_WindowInFuture(lane, until, block.timestamp);
+        // W5: nothing is paid that was refunded.
         if (known.stop != 0 && until > known.stop) revert Errors.StreamPool_WindowPastStop(lane, until, known.stop);
         // forge-lint: disable-next-line(unsafe-typecast)
         known.claimedUntil = uint40(until);
@@ -397,7 +416,9 @@ contract StreamPool is IStreamPool {
         uint256 batch = from / BATCH;
         uint256 k = from % BATCH;
         uint256 m = args.leaves.length;
+        // I2: an insertion adds something and stays within its batch.
         if (m <= k || m > BATCH) revert Errors.StreamPool_InsertionSizeInvalid(from, m);
+        // I3: it starts from the tree as it is.
         RootInfo memory old = _roots[args.oldRoot];
         if (old.timestamp == 0 || old.leafCount != from) {
             revert Errors.StreamPool_RootNotCurrent(args.oldRoot, old.leafCount, from);
@@ -438,7 +459,9 @@ contract StreamPool is IStreamPool {
         }
         uint256 position = batch * BATCH + m;
         bytes32 known = _checkpoint(position);
+        // I4: an empty slot vouches for nothing.
         if (known == 0) revert Errors.StreamPool_CheckpointUnknown(position);
+        // I5: the leaves are those that were queued, all of them and in order.
         if (known != chain) revert Errors.StreamPool_ChainMismatch(position, known, chain);
         _verify(INSERT_VERIFIER, args.proof, ptr, INSERT_SIZE);
 
@@ -454,6 +477,7 @@ contract StreamPool is IStreamPool {
         // Fewer than four bytes are padded to a selector that isn't an operation's.
         // forge-lint: disable-next-line(unsafe-typecast)
         bytes4 selector = bytes4(operation);
+        // B1: a bundle wraps an operation, not any call.
         if (
             selector != this.transact.selector && selector != this.transactWithPermit.selector
                 && selector != this.transactWithAuthorization.selector && selector != this.close.selector
@@ -475,11 +499,16 @@ contract StreamPool is IStreamPool {
 
     /// @dev Checks the external data against the operation.
     function _checkExt(uint256 amountOut, Ext calldata ext, uint256 memoLength) private view {
+        // E1: not after its deadline.
         if (block.timestamp > ext.deadline) revert Errors.StreamPool_DeadlinePassed(ext.deadline, block.timestamp);
+        // E2: all operations of a kind look alike.
         if (ext.memo.length != memoLength) revert Errors.StreamPool_MemoLength(ext.memo.length, memoLength);
+        // E3: the fee is part of what goes out.
         uint256 fee = ext.fee;
         if (fee > amountOut) revert Errors.StreamPool_FeeExceedsAmountOut(fee, amountOut);
+        // E4: a fee reaches somebody.
         if (fee != 0 && _isNobody(ext.relayer)) revert Errors.StreamPool_RelayerInvalid(ext.relayer);
+        // E5: a payout reaches somebody.
         if (amountOut != fee && _isNobody(ext.recipient)) revert Errors.StreamPool_RecipientInvalid(ext.recipient);
     }
 
@@ -490,6 +519,7 @@ contract StreamPool is IStreamPool {
 
     /// @dev The statement's element that binds the external data, this chain and this pool.
     function _hashExt(uint256 operation, Ext calldata ext) private view returns (uint256 hash) {
+        // E6: a proof is for this chain, this pool, this operation and this external data.
         hash = uint256(
             keccak256(
                 abi.encode(
@@ -509,11 +539,13 @@ contract StreamPool is IStreamPool {
 
     /// @dev Reverts unless the tree once had this root.
     function _checkRoot(uint256 root) private view {
+        // R1: notes are shown to be in a tree that this pool had.
         if (_roots[root].timestamp == 0) revert Errors.StreamPool_RootUnknown(root);
     }
 
     /// @dev Marks a note spent; reverts if it is.
     function _spend(uint256 nullifier) private {
+        // N1: a note is spent once.
         if (_spent[nullifier]) revert Errors.StreamPool_NullifierSpent(nullifier);
         _spent[nullifier] = true;
     }
@@ -543,6 +575,7 @@ contract StreamPool is IStreamPool {
             valid := staticcall(gas(), verifier, data, 0x164, 0x00, 0x20)
             valid := and(valid, and(eq(mload(0x00), 1), gt(returndatasize(), 0x1f)))
         }
+        // X3: the circuit's verifier agrees.
         if (!valid) revert Errors.StreamPool_InvalidProof(circuit);
     }
 
@@ -558,7 +591,9 @@ contract StreamPool is IStreamPool {
         QueueState memory state = _queue;
         position = state.queued;
         uint256 next = position;
+        // Q1: every leaf that is queued has its place in the tree.
         if (next + count > _capacity()) {
+            // Q2: money can leave a full tree, and only then may notes be dropped.
             if (mayDropOutputs && amountIn == 0 && amountOut != 0) return NOT_QUEUED;
             revert Errors.StreamPool_TreeFull(next, count, _capacity());
         }
@@ -568,12 +603,14 @@ contract StreamPool is IStreamPool {
             ++next;
         }
         if (count == 2) {
+            // Q3: a checkpoint for ever at each 64th leaf, also between two of one operation.
             if (next % BATCH == 0) _kept[next / BATCH] = chain;
             chain = _chain(chain, leaf1);
             unchecked {
                 ++next;
             }
         }
+        // Q4: the newest end of the queue is always a checkpoint.
         if (next % BATCH == 0) _kept[next / BATCH] = chain;
         else _ring[next % RING] = chain;
         // forge-lint: disable-next-line(unsafe-typecast)
@@ -624,12 +661,14 @@ contract StreamPool is IStreamPool {
 
     /// @dev Reverts unless exactly `expected` came in since the balance was `before`.
     function _checkReceived(uint256 before, uint256 expected) private view {
+        // A4: a note is worth what came in, whatever the token does.
         uint256 received = _balance() - before;
         if (received != expected) revert Errors.StreamPool_AmountReceivedMismatch(expected, received);
     }
 
     /// @dev Shuts the pool for the rest of the call.
     function _enter() private {
+        // G1: one call at a time.
         if (_entered) revert Errors.StreamPool_Reentered();
         _entered = true;
     }

@@ -48,12 +48,14 @@ library Groth16 {
             // (IC, gamma), (-A, B), (alpha, beta), (C, delta).
             let m := mload(0x40)
             let ay := calldataload(add(a, 0x20))
+            // V2: the negated coordinate has one form.
             valid := lt(ay, P)
 
             // m[0..1] accumulates IC_0 + sum input_i IC_i; m[2..4] holds a point and its scalar.
             mcopy(m, add(k, 0x1c0), 0x40)
             for { let i := 0 } lt(i, 3) { i := add(i, 1) } {
                 let x := calldataload(add(input, shl(5, i)))
+                // V1: an input has one form.
                 valid := and(valid, lt(x, R))
                 mcopy(add(m, 0x40), add(add(k, 0x200), shl(6, i)), 0x40)
                 mstore(add(m, 0x80), x)
@@ -71,6 +73,7 @@ library Groth16 {
                 mcopy(add(m, 0x180), k, 0xc0)
                 calldatacopy(add(m, 0x240), c, 0x40)
                 mcopy(add(m, 0x280), add(k, 0x140), 0x80)
+                // V3: the pairing equation.
                 // On failure the output area keeps what it held, so the answer counts only with the call's success.
                 valid := staticcall(gas(), 8, m, 0x300, 0x00, 0x20)
                 valid := and(valid, eq(mload(0x00), 1))

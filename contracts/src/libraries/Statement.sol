@@ -31,6 +31,7 @@ library Statement {
     function evaluate(uint256 ptr, uint256 n) internal pure returns (bytes32 hash, uint256 value) {
         bool canonical;
         assembly ("memory-safe") {
+            // X2: alpha depends on the digest, which binds the prover's own vector before alpha exists.
             hash := keccak256(ptr, shl(5, add(n, 2)))
             let alpha := mod(hash, R)
             let word := add(ptr, 0x20)
@@ -65,6 +66,7 @@ library Statement {
                 value := addmod(mulmod(value, alpha, R), x, R)
             }
         }
+        // X1: an element has one form.
         if (!canonical) _revertNotCanonical(ptr, n);
     }
 

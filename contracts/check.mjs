@@ -1,4 +1,8 @@
-// Checks that every branch of the .tree files under contracts/test has its test function, and every test function its branch.
+// Checks that the contracts' specification, code and tests name the same things.
+//
+// 1. Every check that a source labels (`// E1: ...`) has its row in docs/src/contract.md, and every row its label; the tests that a row
+//    names exist; every error of libraries/Errors.sol is in a row.
+// 2. Every branch of the .tree files under contracts/test has its test function, and every test function its branch.
 //
 // A branch's test is named after its conditions: `test_RevertWhen_TheRootIsUnknown` for "when the root is unknown" with "it should
 // revert …", `test_WhenSomethingComesIn` otherwise, `test_RevertGiven_X_WhenY` for nested ones, and with `_ItShould…` appended where a
@@ -7,7 +11,8 @@ import { readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
 
-const root = path.join(path.dirname(fileURLToPath(import.meta.url)), "test");
+const contracts = path.dirname(fileURLToPath(import.meta.url));
+const root = path.join(contracts, "test");
 
 const camel = (text) =>
   text
@@ -79,6 +84,35 @@ for (const entry of readdirSync(root, { recursive: true }).sort()) {
   for (const name of wanted) if (!found.includes(name)) complain(`${entry}: no test ${name}`);
   for (const name of found) if (!wanted.includes(name)) complain(`${entry}: no branch for ${name}`);
 }
+/** Every file below a folder with this ending, as text, by name. */
+const sources = (folder, ending) =>
+  readdirSync(folder, { recursive: true })
+    .filter((entry) => entry.endsWith(ending) && !entry.includes("generated"))
+    .map((entry) => [entry, readFileSync(path.join(folder, entry), "utf8")]);
+
+const code = [...sources(path.join(contracts, "src"), ".sol"), ...sources(path.join(contracts, "script"), ".sol")];
+const labels = new Map();
+for (const [file, text] of code) {
+  for (const [, id] of text.matchAll(/\/\/ ([A-Z][0-9]+): /g)) labels.set(id, path.basename(file, ".sol").replace(".s", ""));
+}
+const tests = new Set(sources(root, ".t.sol").flatMap(([, text]) => [...text.matchAll(/function ((?:test|invariant)\w*)\(/g)].map((m) => m[1])));
+const rows = new Map();
+const page = readFileSync(path.join(contracts, "..", "docs", "src", "contract.md"), "utf8");
+for (const line of page.split("\n")) {
+  const match = /^\| ([A-Z][0-9]+) \| (\w+) \| .* \| (.+) \|$/.exec(line);
+  if (!match) continue;
+  const [, id, file, testCell] = match;
+  if (rows.has(id)) complain(`contract.md: ${id} comes twice`);
+  rows.set(id, file);
+  const named = [...testCell.matchAll(/`(\w+)`/g)].map((m) => m[1]);
+  if (named.length === 0) complain(`contract.md: ${id} names no test`);
+  for (const name of named) if (!tests.has(name)) complain(`contract.md: ${id} names ${name}, which is no test`);
+}
+for (const [id, file] of labels) if (rows.get(id) !== file) complain(`contract.md: no row for ${id} of ${file}`);
+for (const [id, file] of rows) if (labels.get(id) !== file) complain(`contract.md: ${id} isn't labelled in ${file}`);
+const errors = [...readFileSync(path.join(contracts, "src", "libraries", "Errors.sol"), "utf8").matchAll(/error StreamPool_(\w+)\(/g)];
+for (const [, name] of errors) if (!page.includes(`\`${name}\``)) complain(`contract.md: no row for the error ${name}`);
+
 if (checked === 0) complain("no trees found");
 if (failures > 0) process.exit(1);
-process.stdout.write(`${checked} branches, each with its test\n`);
+process.stdout.write(`${rows.size} checks and ${checked} branches, each with its test\n`);
