@@ -16,6 +16,7 @@ mod proof;
 mod prover;
 mod r1cs;
 mod raw;
+pub mod sample;
 pub mod setup;
 mod vkey;
 mod witness;
@@ -28,3 +29,19 @@ pub use proof::Proof;
 pub use prover::{CircuitInputs, Inputs, Prover};
 pub use tributary_protocol::Circuit;
 pub use vkey::VerifyingKey;
+
+use std::path::Path;
+
+/// Holds a witness against the constraint system in an r1cs file: the number of the first constraint that it doesn't satisfy, or
+/// `None` when it satisfies all. For tests and diagnosis; proving doesn't need it, since every proof is checked.
+///
+/// # Errors
+/// When the file can't be read, or the witness has another length than the constraint system.
+pub fn check_witness(r1cs: &Path, witness: &[Fr]) -> Result<Option<usize>, Error> {
+    let system = r1cs::R1cs::parse(r1cs, &binfile::read(r1cs)?)?;
+    if system.wires != witness.len() {
+        let reason = format!("it has {} wires, the witness {} values", system.wires, witness.len());
+        return Err(ArtifactError::Mismatch { path: r1cs.to_owned(), reason }.into());
+    }
+    Ok(system.first_unsatisfied(witness))
+}

@@ -60,6 +60,21 @@ impl Proof {
         })
     }
 
+    /// Parses snarkjs' JSON form.
+    ///
+    /// # Errors
+    /// As [`Self::from_bytes`]; what isn't a number below the modulus is [`ProofError::NonCanonical`].
+    pub fn from_snarkjs(json: &serde_json::Value) -> Result<Self, ProofError> {
+        let (a, b, c) = (&json["pi_a"], &json["pi_b"], &json["pi_c"]);
+        let places = [&a[0], &a[1], &b[0][1], &b[0][0], &b[1][1], &b[1][0], &c[0], &c[1]];
+        let mut words = [Fq::from(0u64); 8];
+        for (i, (word, place)) in words.iter_mut().zip(places).enumerate() {
+            *word = field_from_decimal(place)
+                .ok_or_else(|| ProofError::NonCanonical { coordinate: i, value: place.to_string() })?;
+        }
+        Self::from_words(&words)
+    }
+
     /// The proof in snarkjs' JSON form.
     #[must_use]
     pub fn to_snarkjs(&self) -> serde_json::Value {
@@ -122,6 +137,16 @@ fn field_from_bytes(bytes: &[u8]) -> Option<Fq> {
         *limb = chunk.iter().fold(0, |acc, b| acc << 8 | u64::from(*b));
     }
     Fq::from_bigint(BigInt::new(limbs))
+}
+
+/// A decimal string as an element of the base field; `None` when it is none or not below the modulus.
+pub(crate) fn field_from_decimal(v: &serde_json::Value) -> Option<Fq> {
+    let digits = v.as_str()?;
+    if digits.is_empty() || digits.len() > 77 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n: num_bigint::BigUint = digits.parse().ok()?;
+    Fq::from_bigint(BigInt::try_from(n).ok()?)
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -7,7 +7,7 @@ use ark_ff::{PrimeField, Zero};
 
 use crate::{
     ArtifactError,
-    binfile::{self, BinFile, Cursor},
+    binfile::{BinFile, Cursor},
     raw,
 };
 
@@ -79,6 +79,11 @@ impl R1cs {
             return Err(file.bad("bytes are left after the last constraint"));
         }
         Ok(out)
+    }
+
+    /// The first constraint that `witness` doesn't satisfy.
+    pub(crate) fn first_unsatisfied(&self, witness: &[Fr]) -> Option<usize> {
+        (0..self.constraints).find(|&i| self.a.dot(i, witness) * self.b.dot(i, witness) != self.c.dot(i, witness))
     }
 }
 

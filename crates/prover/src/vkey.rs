@@ -13,7 +13,7 @@ use sha3::{Digest, Keccak256};
 
 use crate::{
     ArtifactError, Error, KeyError, Proof, VerifyError,
-    proof::{field_bytes, g1_json, g2_json},
+    proof::{field_bytes, field_from_decimal, g1_json, g2_json},
 };
 
 type G2Prepared = <Bn254 as Pairing>::G2Prepared;
@@ -331,15 +331,9 @@ fn good_g2(p: &G2Affine) -> bool {
 }
 
 fn parse_field(v: &Value, point: &str) -> Result<Fq, KeyError> {
-    // FromStr of arkworks' fields refuses what is not below the modulus.
-    v.as_str()
-        .filter(|s| !s.is_empty() && s.len() <= 77 && s.bytes().all(|b| b.is_ascii_digit()))
-        .and_then(|s| s.parse::<num_bigint::BigUint>().ok())
-        .and_then(|n| <Fq as PrimeField>::BigInt::try_from(n).ok())
-        .and_then(Fq::from_bigint)
-        .ok_or_else(|| KeyError::Format {
-            reason: format!("a coordinate of {point} is not a decimal string below the field modulus"),
-        })
+    field_from_decimal(v).ok_or_else(|| KeyError::Format {
+        reason: format!("a coordinate of {point} is not a decimal string below the field modulus"),
+    })
 }
 
 fn parse_g1(v: &Value, point: &str) -> Result<G1Affine, KeyError> {
