@@ -1,8 +1,5 @@
 //! Builds the contracts' artefacts when they are missing or older than their sources.
-#![allow(
-    clippy::expect_used,
-    reason = "a build script's panic is its error message"
-)]
+#![allow(clippy::expect_used, reason = "a build script's panic is its error message")]
 
 use std::{
     env, fs,
@@ -19,12 +16,7 @@ const SOURCES: [&str; 3] = [
 ];
 
 /// What the artefacts depend on.
-const INPUTS: [&str; 4] = [
-    "contracts/src",
-    "foundry.toml",
-    "script/solc",
-    "package-lock.json",
-];
+const INPUTS: [&str; 4] = ["contracts/src", "foundry.toml", "script/solc", "package-lock.json"];
 
 /// The artefacts that `src/lib.rs` names.
 const ARTEFACTS: [&str; 4] = [
@@ -35,22 +27,14 @@ const ARTEFACTS: [&str; 4] = [
 ];
 
 fn main() -> ExitCode {
-    let crate_dir =
-        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let crate_dir = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let root = crate_dir.join("../..");
     for path in INPUTS.iter().chain(&ARTEFACTS) {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
 
-    let newest_input = INPUTS
-        .iter()
-        .filter_map(|path| newest(&root.join(path)))
-        .max();
-    let oldest_artefact = ARTEFACTS
-        .iter()
-        .map(|path| modified(&root.join(path)))
-        .min()
-        .flatten();
+    let newest_input = INPUTS.iter().filter_map(|path| newest(&root.join(path))).max();
+    let oldest_artefact = ARTEFACTS.iter().map(|path| modified(&root.join(path))).min().flatten();
     // `None` sorts first: a missing artefact is older than everything.
     if oldest_artefact >= newest_input && oldest_artefact.is_some() {
         return ExitCode::SUCCESS;
@@ -58,23 +42,14 @@ fn main() -> ExitCode {
 
     let forge = root.join("node_modules/.bin/forge");
     if !forge.exists() {
-        eprintln!(
-            "contracts can't be compiled: {} is missing; run `npm ci` in the repository root",
-            forge.display()
-        );
+        eprintln!("contracts can't be compiled: {} is missing; run `npm ci` in the repository root", forge.display());
         return ExitCode::FAILURE;
     }
-    let status = Command::new(&forge)
-        .arg("build")
-        .args(SOURCES)
-        .current_dir(&root)
-        .status();
+    let status = Command::new(&forge).arg("build").args(SOURCES).current_dir(&root).status();
     match status {
         Ok(status) if status.success() => {}
         Ok(status) => {
-            eprintln!(
-                "`forge build` ended with {status}; run it in the repository root to see why"
-            );
+            eprintln!("`forge build` ended with {status}; run it in the repository root to see why");
             return ExitCode::FAILURE;
         }
         Err(error) => {
@@ -98,9 +73,7 @@ fn main() -> ExitCode {
 
 /// The last change of a file, `None` if there is no such file.
 fn modified(path: &Path) -> Option<SystemTime> {
-    fs::metadata(path)
-        .and_then(|metadata| metadata.modified())
-        .ok()
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
 }
 
 /// The last change of a file or of anything below a directory. Generated verifiers don't count: no binding comes from them.

@@ -5,18 +5,10 @@
 
 mod manifest;
 
-pub use manifest::{
-    DeploymentManifest, ManifestError, TokenInfo, VerifierAddresses, VerifyingKeyHashes,
-};
+pub use manifest::{DeploymentManifest, ManifestError, TokenInfo, VerifierAddresses, VerifyingKeyHashes};
 
 /// The modules that `sol!` generates; documentation of their items is in the Solidity sources.
-#[allow(
-    missing_docs,
-    missing_debug_implementations,
-    unreachable_pub,
-    clippy::all,
-    clippy::pedantic
-)]
+#[allow(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all, clippy::pedantic)]
 mod generated {
     alloy::sol!(
         #[sol(rpc, all_derives)]

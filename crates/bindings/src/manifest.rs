@@ -91,10 +91,7 @@ impl DeploymentManifest {
     /// [`ManifestError::Read`] if the file can't be read, otherwise as [`DeploymentManifest::from_json`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self, ManifestError> {
         let path = path.as_ref();
-        let json = fs::read_to_string(path).map_err(|source| ManifestError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let json = fs::read_to_string(path).map_err(|source| ManifestError::Read { path: path.to_owned(), source })?;
         Self::from_json(&json)
     }
 
@@ -107,28 +104,17 @@ impl DeploymentManifest {
     pub fn from_json(json: &str) -> Result<Self, ManifestError> {
         let manifest: Self = serde_json::from_str(json)?;
         if manifest.version != VERSION {
-            return Err(ManifestError::Version {
-                found: manifest.version,
-                supported: VERSION,
-            });
+            return Err(ManifestError::Version { found: manifest.version, supported: VERSION });
         }
         if manifest.slot_length == 0 {
             return Err(ManifestError::SlotLength);
         }
-        let minimum = manifest
-            .slot_length
-            .saturating_mul(2)
-            .saturating_add(manifest.margin);
+        let minimum = manifest.slot_length.saturating_mul(2).saturating_add(manifest.margin);
         if manifest.notice < minimum {
-            return Err(ManifestError::Notice {
-                notice: manifest.notice,
-                minimum,
-            });
+            return Err(ManifestError::Notice { notice: manifest.notice, minimum });
         }
         if manifest.burn_bps > 10_000 {
-            return Err(ManifestError::Burn {
-                burn_bps: manifest.burn_bps,
-            });
+            return Err(ManifestError::Burn { burn_bps: manifest.burn_bps });
         }
         Ok(manifest)
     }
@@ -160,9 +146,7 @@ pub enum ManifestError {
         supported: u32,
     },
     /// No pool can have a notice this short.
-    #[error(
-        "deployment manifest says notice {notice} s, but two slots and the margin are {minimum} s; check the file"
-    )]
+    #[error("deployment manifest says notice {notice} s, but two slots and the margin are {minimum} s; check the file")]
     Notice {
         /// Seconds, the manifest's.
         notice: u64,
@@ -245,12 +229,7 @@ mod tests {
         for (flaw, code) in flaws {
             let mut value = sample();
             flaw(&mut value);
-            assert_eq!(
-                DeploymentManifest::from_json(&value.to_string())
-                    .unwrap_err()
-                    .code(),
-                code
-            );
+            assert_eq!(DeploymentManifest::from_json(&value.to_string()).unwrap_err().code(), code);
         }
         let missing = DeploymentManifest::read("no/such/manifest.json").unwrap_err();
         assert!(matches!(missing, ManifestError::Read { .. }));
