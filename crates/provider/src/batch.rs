@@ -45,7 +45,14 @@ pub struct BatchLimits {
 
 impl Default for BatchLimits {
     fn default() -> Self {
-        Self { batch: 64, waiting: 1024, waiting_per_peer: 128, waiting_per_spoiler: 4, spoilers: 4096, good_to_forgive: 64 }
+        Self {
+            batch: 64,
+            waiting: 1024,
+            waiting_per_peer: 128,
+            waiting_per_spoiler: 4,
+            spoilers: 4096,
+            good_to_forgive: 64,
+        }
     }
 }
 
@@ -429,7 +436,11 @@ mod tests {
     }
 
     /// Holds the worker in a first proof while `items` queue up behind it.
-    async fn queued(b: &Arc<Batcher<Arc<Scripted>, u8>>, v: &Arc<Scripted>, items: Vec<(bool, Option<u8>)>) -> Vec<Verdict> {
+    async fn queued(
+        b: &Arc<Batcher<Arc<Scripted>, u8>>,
+        v: &Arc<Scripted>,
+        items: Vec<(bool, Option<u8>)>,
+    ) -> Vec<Verdict> {
         let before = v.entered.load(Ordering::SeqCst);
         v.shut();
         let first = tokio::spawn({

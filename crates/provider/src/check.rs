@@ -135,7 +135,9 @@ impl fmt::Debug for TicketChecker {
 #[non_exhaustive]
 pub enum CheckerError {
     /// The store belongs to another payee than the offer names.
-    #[error("TRB-5101: the nullifier store belongs to payee {store}, the offer names {offer}; open the store of the offer's payee")]
+    #[error(
+        "TRB-5101: the nullifier store belongs to payee {store}, the offer names {offer}; open the store of the offer's payee"
+    )]
     OtherPayee {
         /// The store's payee.
         store: String,
@@ -143,7 +145,9 @@ pub enum CheckerError {
         offer: String,
     },
     /// The verifying key isn't one of the ticket circuit.
-    #[error("TRB-5102: the verifying key has {found} public inputs, the ticket circuit has {expected}; use the ticket circuit's key")]
+    #[error(
+        "TRB-5102: the verifying key has {found} public inputs, the ticket circuit has {expected}; use the ticket circuit's key"
+    )]
     WrongKey {
         /// Public inputs of the key.
         found: usize,
@@ -375,9 +379,9 @@ fn refuse_spent(nullifier: TicketNullifier, spent: Spent, request: RequestDigest
     match spent.outcome {
         Outcome::Served => TicketRefusal::AlreadyServed,
         Outcome::Failed | Outcome::Interrupted => TicketRefusal::SpentUnserved,
-        Outcome::InProgress => {
-            TicketRefusal::Unavailable { reason: "this very request is being served; send it again to learn how it ended" }
-        }
+        Outcome::InProgress => TicketRefusal::Unavailable {
+            reason: "this very request is being served; send it again to learn how it ended",
+        },
         // Nothing is claimed that isn't known.
         Outcome::Unknown => TicketRefusal::Replayed { nullifier },
     }

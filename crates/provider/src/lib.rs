@@ -2,11 +2,16 @@
 //!
 //! A [`check::TicketChecker`] takes a proof of payment through every check, cheapest first, and stores its nullifiers durably before
 //! anything is served. Each [`service::Service`] admits its uses at a [`till::Till`].
+//! [`daemon::Provider`] puts it together with offers and quotes.
 
 pub mod batch;
 pub mod chain;
 pub mod check;
+pub mod claims;
+pub mod daemon;
+mod files;
 pub mod free;
+pub mod offers;
 pub mod service;
 pub mod store;
 pub mod till;

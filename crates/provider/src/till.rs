@@ -119,7 +119,11 @@ impl Till {
     ///
     /// # Errors
     /// [`TicketRefusal`].
-    pub async fn admit_presented(&self, presented: &PresentedTicket, use_: Use<'_>) -> Result<Admission, TicketRefusal> {
+    pub async fn admit_presented(
+        &self,
+        presented: &PresentedTicket,
+        use_: Use<'_>,
+    ) -> Result<Admission, TicketRefusal> {
         let Use { peer, request, tickets } = use_;
         let result = self.inner.checker.take_presented(presented, request, tickets, peer).await;
         self.paid(result)

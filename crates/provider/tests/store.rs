@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 use tributary_protocol::{Owner, PoolClock, Seconds, Slot, TicketNullifier, UnixTime};
 use tributary_provider::store::{
-    NullifierStore, OnMissing, Outcome, Recovery, RequestDigest, Reservation, Reserved, StoreError, StoreOptions, Ticket,
+    NullifierStore, OnMissing, Outcome, Recovery, RequestDigest, Reservation, Reserved, StoreError, StoreOptions,
+    Ticket,
 };
 
 const L: u64 = 60;
@@ -98,7 +99,9 @@ async fn a_ticket_is_stored_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let store = create(&dir.path().join("db")).await;
     new(reserve(&store, slot(0), &[3], 1).await).served().await.unwrap();
-    assert!(matches!(reserve(&store, slot(0), &[1, 2, 3, 4], 2).await, Reserved::Spent { nullifier, .. } if nullifier == nf(3)));
+    assert!(
+        matches!(reserve(&store, slot(0), &[1, 2, 3, 4], 2).await, Reserved::Spent { nullifier, .. } if nullifier == nf(3))
+    );
     assert_eq!(store.stored().await.unwrap(), 1);
     for n in [1, 2, 4] {
         assert_eq!(store.lookup(slot(0), &nf(n)).await.unwrap(), None, "nullifier {n} stayed behind");
@@ -182,7 +185,9 @@ async fn pruning_raises_the_floor_for_ever() {
     // A replay in a pruned slot is refused by the floor; so is an honest ticket there.
     for n in [0, 1, 2, 77] {
         let place = u64::from(n).min(2);
-        assert!(matches!(reserve(&store, slot(place), &[n], 9).await, Reserved::BelowFloor { floor } if floor == start(2)));
+        assert!(
+            matches!(reserve(&store, slot(place), &[n], 9).await, Reserved::BelowFloor { floor } if floor == start(2))
+        );
     }
     assert!(matches!(reserve(&store, slot(3), &[3], 9).await, Reserved::Spent { .. }));
     // The floor never falls, whatever is asked.
@@ -225,7 +230,10 @@ async fn memory_is_a_front_and_the_database_the_truth() {
     }
     assert_eq!(store.lookup(slot(0), &nf(11)).await.unwrap(), None);
     store.close().await;
-    let store = NullifierStore::open(&path, payee(1), StoreOptions { front_capacity: 4, ..options(OnMissing::Refuse, S) }).await.unwrap();
+    let store =
+        NullifierStore::open(&path, payee(1), StoreOptions { front_capacity: 4, ..options(OnMissing::Refuse, S) })
+            .await
+            .unwrap();
     assert_eq!(store.in_memory(), 4);
     for n in 0..10 {
         assert!(store.lookup(slot(0), &nf(n)).await.unwrap().is_some(), "nullifier {n}");

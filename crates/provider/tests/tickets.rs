@@ -114,7 +114,9 @@ async fn an_unpaid_use_is_told_what_to_pay() {
         let status = refusal.status();
         assert_eq!(status.status_code, Some(402));
         let read = Verdict::read(402, &status.status_desc.unwrap());
-        assert!(matches!(read, Verdict::Refused { reason: Reason::PaymentRequired, offer: named, .. } if named == offer));
+        assert!(
+            matches!(read, Verdict::Refused { reason: Reason::PaymentRequired, offer: named, .. } if named == offer)
+        );
     }
     assert_eq!(w.till.counters().unpaid, 3);
 }
@@ -365,7 +367,8 @@ async fn a_flood_from_one_peer_leaves_room_for_the_others() {
         let w = Arc::clone(&w);
         let proof = w.pay(n, REQUEST);
         async move {
-            let result = w.checker.take(PaidUse { proof: &proof, request: REQUEST, tickets: 1, peer: Some(peer) }).await;
+            let result =
+                w.checker.take(PaidUse { proof: &proof, request: REQUEST, tickets: 1, peer: Some(peer) }).await;
             match result {
                 Ok(ticket) => ticket.served().await.map(|()| None).unwrap(),
                 Err(refusal) => Some(refusal.reason()),

@@ -298,7 +298,12 @@ impl Ticket {
 
     async fn settle(&mut self, outcome: Outcome) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job::Settle { slot: self.slot.start().get(), nullifiers: self.nullifiers.clone(), outcome, reply: Some(reply) };
+        let job = Job::Settle {
+            slot: self.slot.start().get(),
+            nullifiers: self.nullifiers.clone(),
+            outcome,
+            reply: Some(reply),
+        };
         self.shared.jobs.send(job).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)??;
         self.open = false;
@@ -313,7 +318,12 @@ impl Drop for Ticket {
             return;
         }
         // A full queue loses only the mark: the ticket stays spent and counts as interrupted after the next start.
-        let job = Job::Settle { slot: self.slot.start().get(), nullifiers: self.nullifiers.clone(), outcome: Outcome::Failed, reply: None };
+        let job = Job::Settle {
+            slot: self.slot.start().get(),
+            nullifiers: self.nullifiers.clone(),
+            outcome: Outcome::Failed,
+            reply: None,
+        };
         let _ = self.shared.jobs.try_send(job);
         self.shared.front.write().settle(self.slot.start().get(), &self.nullifiers, self.request, Outcome::Failed);
     }
@@ -397,7 +407,9 @@ impl NullifierStore {
             front: Arc::clone(&front),
             commits: Arc::clone(&commits),
         };
-        std::thread::Builder::new().name("nullifier-store".to_owned()).spawn(move || writer::run(setup, inbox, ready))?;
+        std::thread::Builder::new()
+            .name("nullifier-store".to_owned())
+            .spawn(move || writer::run(setup, inbox, ready))?;
         let recovery = opened.await.map_err(|_| StoreError::Closed)??;
         Ok(Self { shared: Arc::new(Shared { jobs, front, commits }), payee, recovery })
     }

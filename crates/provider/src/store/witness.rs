@@ -87,10 +87,8 @@ impl Witness {
                 n => read += n,
             }
         }
-        let record = [&bytes[..RECORD], &bytes[RECORD..]]
-            .into_iter()
-            .filter_map(Record::decode)
-            .max_by_key(|r| r.counter);
+        let record =
+            [&bytes[..RECORD], &bytes[RECORD..]].into_iter().filter_map(Record::decode).max_by_key(|r| r.counter);
         Ok((Self { file }, record))
     }
 

@@ -59,7 +59,11 @@ pub(super) struct Setup {
     pub(super) commits: Arc<AtomicU64>,
 }
 
-pub(super) fn run(setup: Setup, inbox: mpsc::Receiver<Job>, ready: oneshot::Sender<Result<Option<Recovery>, StoreError>>) {
+pub(super) fn run(
+    setup: Setup,
+    inbox: mpsc::Receiver<Job>,
+    ready: oneshot::Sender<Result<Option<Recovery>, StoreError>>,
+) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -225,19 +229,25 @@ impl Writer {
                 recovery = recovery.or(Some(Recovery::LongGap));
                 record.floor = record.floor.max(Some(horizon));
             }
-            let unfinished = if !boot.is_empty() && boot == last_boot { Outcome::Interrupted } else { Outcome::Unknown };
-            sqlx::query("UPDATE nullifiers SET outcome = ? WHERE outcome = 0").bind(unfinished.to_db()).execute(&mut db).await?;
+            let unfinished =
+                if !boot.is_empty() && boot == last_boot { Outcome::Interrupted } else { Outcome::Unknown };
+            sqlx::query("UPDATE nullifiers SET outcome = ? WHERE outcome = 0")
+                .bind(unfinished.to_db())
+                .execute(&mut db)
+                .await?;
         }
         record.counter += 1;
-        sqlx::query("UPDATE store SET floor = ?, highest = ?, counter = ?, alive = max(alive, ?), boot = ?, schema = ?")
-            .bind(record.floor.map(slot_to_db))
-            .bind(record.highest.map(slot_to_db))
-            .bind(slot_to_db(record.counter))
-            .bind(slot_to_db(options.now.get()))
-            .bind(&boot)
-            .bind(SCHEMA)
-            .execute(&mut db)
-            .await?;
+        sqlx::query(
+            "UPDATE store SET floor = ?, highest = ?, counter = ?, alive = max(alive, ?), boot = ?, schema = ?",
+        )
+        .bind(record.floor.map(slot_to_db))
+        .bind(record.highest.map(slot_to_db))
+        .bind(slot_to_db(record.counter))
+        .bind(slot_to_db(options.now.get()))
+        .bind(&boot)
+        .bind(SCHEMA)
+        .execute(&mut db)
+        .await?;
         sqlx::query("COMMIT").execute(&mut db).await?;
         witness.write(&record)?;
         witness.sync()?;
@@ -265,12 +275,13 @@ impl Writer {
                 let front = self.front.read();
                 front.capacity.saturating_sub(front.entries)
             };
-            let rows = sqlx::query("SELECT nullifier, request, outcome FROM nullifiers WHERE payee = ? AND slot = ? LIMIT ?")
-                .bind(&self.record.payee[..])
-                .bind(slot)
-                .bind(i64::try_from(room).unwrap_or(i64::MAX).saturating_add(1))
-                .fetch_all(&mut self.db)
-                .await?;
+            let rows =
+                sqlx::query("SELECT nullifier, request, outcome FROM nullifiers WHERE payee = ? AND slot = ? LIMIT ?")
+                    .bind(&self.record.payee[..])
+                    .bind(slot)
+                    .bind(i64::try_from(room).unwrap_or(i64::MAX).saturating_add(1))
+                    .fetch_all(&mut self.db)
+                    .await?;
             let slot = slot_from_db(Some(slot))?.unwrap_or(0);
             let mut front = self.front.write();
             for row in rows {
@@ -343,7 +354,8 @@ impl Writer {
                                 stored.push((ticket.slot.start().get(), ticket.nullifiers.clone(), ticket.request));
                             }
                             done.push(Box::new(move |committed| {
-                                let answer = committed.as_ref().map(|()| answer.stored()).map_err(StoreErrorText::again);
+                                let answer =
+                                    committed.as_ref().map(|()| answer.stored()).map_err(StoreErrorText::again);
                                 // A taker that went away gets its ticket dropped, which marks it as failed.
                                 let _ = reply.send(answer);
                             }));
@@ -364,7 +376,8 @@ impl Writer {
                     }
                     done.push(Box::new(move |committed| {
                         if let Some(reply) = reply {
-                            let _ = reply.send(result.and(committed.as_ref().map(|_| ()).map_err(StoreErrorText::again)));
+                            let _ =
+                                reply.send(result.and(committed.as_ref().map(|_| ()).map_err(StoreErrorText::again)));
                         }
                     }));
                 }
@@ -476,10 +489,10 @@ impl Writer {
             if inserted == 1 {
                 continue;
             }
-            let spent = self.lookup(slot, nf).await?.ok_or(StoreError::Corrupt {
-                what: "nullifier",
-                found: "neither inserted nor present".to_owned(),
-            })?;
+            let spent = self
+                .lookup(slot, nf)
+                .await?
+                .ok_or(StoreError::Corrupt { what: "nullifier", found: "neither inserted nor present".to_owned() })?;
             // This ticket's earlier nullifiers go again; the other tickets of the batch stay.
             for earlier in &nullifiers[..index] {
                 sqlx::query("DELETE FROM nullifiers WHERE payee = ? AND slot = ? AND nullifier = ?")
@@ -507,13 +520,15 @@ impl Writer {
 
     async fn settle(&mut self, slot: u64, nullifiers: &[[u8; 32]], outcome: Outcome) -> Result<(), StoreError> {
         for nf in nullifiers {
-            sqlx::query("UPDATE nullifiers SET outcome = ? WHERE payee = ? AND slot = ? AND nullifier = ? AND outcome = 0")
-                .bind(outcome.to_db())
-                .bind(&self.record.payee[..])
-                .bind(slot_to_db(slot))
-                .bind(&nf[..])
-                .execute(&mut self.db)
-                .await?;
+            sqlx::query(
+                "UPDATE nullifiers SET outcome = ? WHERE payee = ? AND slot = ? AND nullifier = ? AND outcome = 0",
+            )
+            .bind(outcome.to_db())
+            .bind(&self.record.payee[..])
+            .bind(slot_to_db(slot))
+            .bind(&nf[..])
+            .execute(&mut self.db)
+            .await?;
         }
         Ok(())
     }
@@ -581,7 +596,9 @@ fn other_payee(wanted: &[u8; 32], found: &[u8; 32]) -> StoreError {
 
 fn busy(e: sqlx::Error, path: &std::path::Path) -> StoreError {
     match &e {
-        sqlx::Error::Database(d) if matches!(d.code().as_deref(), Some("5" | "261")) => StoreError::Busy { path: path.to_owned() },
+        sqlx::Error::Database(d) if matches!(d.code().as_deref(), Some("5" | "261")) => {
+            StoreError::Busy { path: path.to_owned() }
+        }
         _ => e.into(),
     }
 }

@@ -1,7 +1,7 @@
 //! Tickets with proofs that really verify, made in microseconds from a key whose trapdoor the tests know, and a chain that says what
 //! the test tells it to.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::collections::HashMap;
 use std::path::Path;

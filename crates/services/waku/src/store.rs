@@ -15,8 +15,8 @@ use tributary_provider::free::FreeTierLimits;
 use tributary_provider::service::{Service, ServiceError};
 use tributary_provider::till::{Admission, Till, Use};
 use tributary_waku::{
-    Bytes, EligibilityStatus, GatedQuery, MAX_PAGE_LIMIT, NodeHandle, StoreGate, StoreOutcome, StoreQueryRequest, StoreStatus,
-    StoreVerdict,
+    Bytes, EligibilityStatus, GatedQuery, MAX_PAGE_LIMIT, NodeHandle, StoreGate, StoreOutcome, StoreQueryRequest,
+    StoreStatus, StoreVerdict,
 };
 
 /// Paid queries between their admission and their answer, at most. The node answers fewer at a time; more means that answers were lost.
