@@ -7,9 +7,9 @@ use tributary_prover::{Artifacts, Circuit, Fr, Proof};
 
 use super::{artefacts_dir, honest, prover};
 
-/// Runs the script beside this test; it answers with JSON.
+/// Runs the script at the crate's root; it answers with JSON.
 fn snarkjs(command: &str, argument: &std::path::Path) -> Value {
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/snarkjs.mjs");
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("snarkjs.mjs");
     let out = Command::new("node").arg(script).arg(command).arg(argument).output().expect("node runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).expect("JSON")

@@ -1,4 +1,4 @@
-// What the tests and benchmarks ask of snarkjs, an implementation independent of ours. Usage:
+// What tests, fixtures and benchmarks ask of snarkjs, an implementation independent of ours. Usage:
 //
 //   node snarkjs.mjs verify JOBS     JOBS: [{ vkey, publics, proof }], writes [true, false, ...]
 //   node snarkjs.mjs prove JOBS      JOBS: [{ inputs, wasm, zkey }], writes [{ proof, publicSignals }, ...]
