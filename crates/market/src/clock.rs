@@ -1,5 +1,6 @@
 //! Time as a parameter: services take a [`Clock`], so that tests set the time and never sleep.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tributary_protocol::time::UnixTime;
 
 /// A source of whole seconds since 1970.
-pub trait Clock: Send + Sync + 'static {
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The current time.
     fn now(&self) -> UnixTime;
 }

@@ -8,3 +8,4 @@ mod node;
 mod offer;
 mod relay;
 mod ticket;
+mod vectors;

@@ -1,0 +1,104 @@
+//! Whole messages, byte for byte: `vectors.json` beside this file. `TRIBUTARY_WRITE_VECTORS=1` writes it anew.
+
+use std::path::PathBuf;
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+use tributary_market::negotiate::{QuoteRequest, RequestId, Terms, Wanted};
+use tributary_market::offer::{OfferId, RateClassId, ServiceId};
+use tributary_market::sealed::{self, EncryptionSecret};
+use tributary_market::topics::ContentTopic;
+use tributary_protocol::amount::{Price, Rate};
+use zeroize::Zeroizing;
+
+use crate::common::*;
+
+fn vectors() -> Value {
+    let provider = key(1);
+    let signed = offer().sign(&provider).unwrap();
+    let verified = verify(&signed);
+    let terms = Terms {
+        offer_id: verified.id(),
+        service: ServiceId::store(),
+        rate_class: RateClassId(1),
+        duration: seconds(3600),
+        start_deadline: time(NOW + 300),
+        load_cap: 10,
+    };
+    let mut rng = StdRng::seed_from_u64(1);
+    let request = QuoteRequest {
+        request_id: RequestId::random(&mut rng),
+        offer_id: verified.id(),
+        service: ServiceId::store(),
+        wanted: Wanted::Anything,
+        rate_class: RateClassId(1),
+        start: now(),
+        duration: seconds(3600),
+        load: 10,
+        min_load: 1,
+        max_ticket_price: Price::new(60).unwrap(),
+        max_rate: Rate::new(1000).unwrap(),
+        round: 0,
+    };
+    let identity = Zeroizing::new([7; 32]);
+    let secret = EncryptionSecret::derive(&identity);
+    let sealed_box = sealed::seal(&secret.public(), b"context", b"message", &mut rng).unwrap();
+    assert_eq!(secret.open(b"context", &sealed_box).unwrap(), b"message");
+    json!({
+        "offer": {
+            "ed25519_secret": hex::encode([1; 32]),
+            "peer_id": provider.public().to_peer_id().to_string(),
+            "envelope": hex::encode(signed.as_bytes()),
+            "offer_id": verified.id().to_string(),
+        },
+        "terms": {
+            "offer_id": verified.id().to_string(),
+            "service": "store",
+            "rate_class": 1,
+            "duration": 3600,
+            "start_deadline": NOW + 300,
+            "load_cap": 10,
+            "hash": hex::encode(terms.hash()),
+        },
+        "quote_request": hex::encode(request.encode()),
+        "sealed": {
+            "identity_secret": hex::encode(*identity),
+            "public_key": hex::encode(secret.public().as_bytes()),
+            "request_topic": ContentTopic::requests_of(&secret.public()).to_string(),
+            "context": hex::encode(b"context"),
+            "message": hex::encode(b"message"),
+            "box": hex::encode(sealed_box),
+        },
+    })
+}
+
+#[test]
+fn messages_keep_their_bytes() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/market/vectors.json");
+    let fresh = vectors();
+    if std::env::var_os("TRIBUTARY_WRITE_VECTORS").is_some() {
+        std::fs::write(&path, serde_json::to_string_pretty(&fresh).unwrap() + "\n").unwrap();
+    }
+    let committed: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(committed, fresh, "if the change is wanted, it needs a new version on the wire");
+
+    // What stands in the file opens, whoever wrote it.
+    let bytes = |pointer: &str| hex::decode(committed.pointer(pointer).unwrap().as_str().unwrap()).unwrap();
+    let signed = tributary_market::offer::SignedOffer::from_bytes(bytes("/offer/envelope"));
+    let verified = verify(&signed);
+    assert_eq!(verified.offer(), &offer());
+    assert_eq!(verified.id(), OfferId::from_bytes(&bytes("/offer/offer_id")).unwrap());
+    let mut identity = Zeroizing::new([0; 32]);
+    identity.copy_from_slice(&bytes("/sealed/identity_secret"));
+    let opened = EncryptionSecret::derive(&identity).open(&bytes("/sealed/context"), &bytes("/sealed/box"));
+    assert_eq!(opened.unwrap(), bytes("/sealed/message"));
+}
+
+/// A second implementation, in another language, written from the specification.
+#[test]
+fn another_implementation_reads_the_committed_messages() {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/market/vectors.mjs");
+    let output = std::process::Command::new("node").arg(script).output().expect("Node.js runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
