@@ -7,12 +7,15 @@
 mod archive;
 mod clock;
 mod error;
+mod filter;
 mod key;
+mod lightpush;
 mod limits;
 mod message;
 mod metadata;
 mod node;
 pub mod proto;
+mod queue;
 mod relay;
 mod rpc;
 mod store;
@@ -28,13 +31,21 @@ pub use crate::{
     },
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     error::{DialError, NodeError, PublishError, RequestError},
+    filter::{
+        FILTER_PUSH_PROTOCOL, FILTER_SUBSCRIBE_PROTOCOL, FilterConfig, FilterError, FilterGate, FilterHealth,
+        FilterLimits, FilterStats, FilterStatus, FilterSubscription, FilterVerdict, GatedSubscribe,
+    },
     key::{KeyError, NodeKey},
+    lightpush::{
+        GatedPush, LIGHTPUSH_PROTOCOL, LIGHTPUSH_V2_PROTOCOL, LightPushError, LightPushGate, LightPushRequest,
+        LightPushStatus, LightPushVerdict, LightPushed, lightpush_bytes_without_proof,
+    },
     limits::{Exhausted, KeyedLimiter, Rate, TokenBucket},
     message::{MAX_MESSAGE_BYTES, MAX_META_BYTES, MAX_TIMESTAMP_SKEW, MessageError, MessageHash, WakuMessage},
     metadata::{METADATA_PROTOCOL, MalformedMetadata, PeerMetadata},
     node::{
-        MetadataPolicy, Node, NodeConfig, NodeHandle, NodeLimits, NodeStats, Published, ReceivedMessage, StoreConfig,
-        Subscription,
+        LightPushConfig, MetadataPolicy, Node, NodeConfig, NodeHandle, NodeLimits, NodeStats, Published,
+        ReceivedMessage, StoreConfig, Subscription, WeakNodeHandle,
     },
     relay::RELAY_PROTOCOL,
     rpc::{Refusal, RequestHandler, RequestLimits, ServeLimits, ServeStats},

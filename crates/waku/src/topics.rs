@@ -12,6 +12,14 @@ pub const MAX_SHARDS_PER_CLUSTER: u16 = 1024;
 #[serde(transparent)]
 pub struct ClusterId(pub u16);
 
+impl ClusterId {
+    /// The network of this number.
+    #[must_use]
+    pub const fn new(id: u16) -> Self {
+        Self(id)
+    }
+}
+
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

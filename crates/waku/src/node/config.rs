@@ -8,7 +8,9 @@ use crate::{
     archive::ArchiveConfig,
     clock::{Clock, SystemClock},
     error::NodeError,
+    filter::FilterConfig,
     key::NodeKey,
+    lightpush::{self, LightPushGate},
     limits::Rate,
     rpc::ServeLimits,
     store::{StoreGate, default_serve_limits},
@@ -38,6 +40,10 @@ pub struct NodeConfig {
     pub archive: Option<ArchiveConfig>,
     /// Serving Store from the archive; `None` keeps the archive to the node itself.
     pub store: Option<StoreConfig>,
+    /// Publishing for peers that don't relay; `None` doesn't. Needs relay.
+    pub lightpush: Option<LightPushConfig>,
+    /// Pushing messages to peers that don't relay; `None` doesn't. Needs relay.
+    pub filter: Option<FilterConfig>,
     /// What to do about peers of another network.
     pub metadata: MetadataPolicy,
     /// Bounds on what peers can take.
@@ -68,6 +74,8 @@ impl NodeConfig {
             static_peers: Vec::new(),
             archive: None,
             store: Some(StoreConfig::default()),
+            lightpush: None,
+            filter: None,
             metadata: MetadataPolicy::Enforce,
             limits: NodeLimits::default(),
             agent: concat!("tributary/", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -93,6 +101,12 @@ impl NodeConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), NodeError> {
+        if !self.relay && (self.lightpush.is_some() || self.filter.is_some()) {
+            return Err(NodeError::Config {
+                setting: "relay",
+                reason: "lightpush and filter can't be served without relay".to_owned(),
+            });
+        }
         if let Sharding::Auto { shards } = self.sharding {
             if shards == 0 || shards > MAX_SHARDS_PER_CLUSTER {
                 return Err(TopicError::ShardCount { shards }.into());
@@ -134,6 +148,21 @@ pub struct StoreConfig {
 impl Default for StoreConfig {
     fn default() -> Self {
         Self { limits: default_serve_limits(), gate: None }
+    }
+}
+
+/// How a node serves lightpush.
+#[derive(Clone, Debug)]
+pub struct LightPushConfig {
+    /// Bounds on requests, for each version by itself.
+    pub limits: ServeLimits,
+    /// Who decides what is published; `None` publishes everything.
+    pub gate: Option<Arc<dyn LightPushGate>>,
+}
+
+impl Default for LightPushConfig {
+    fn default() -> Self {
+        Self { limits: lightpush::default_serve_limits(), gate: None }
     }
 }
 

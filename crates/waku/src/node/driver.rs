@@ -9,7 +9,7 @@ use std::{
 
 use futures::StreamExt as _;
 use libp2p::{
-    Multiaddr, PeerId, Swarm, SwarmBuilder,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
     connection_limits::{self, ConnectionLimits},
     core::transport::ListenerId,
     gossipsub::{self, MessageAcceptance, MessageId, TopicHash},
@@ -32,18 +32,20 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters, MetadataPolicy, NodeConfig, NodeHandle, Published, ReceivedMessage, Shared, Subscribers,
+    Counters, MetadataPolicy, NodeConfig, NodeHandle, Published, ReceivedMessage, Shared, Subscribers, WeakNodeHandle,
     connections::PerAddress, exchange,
 };
 use crate::{
     archive::{Archive, ArchiveConfig, ArchiveWriter, ArchivedMessage, Enqueued, SqliteArchive},
     clock::Clock,
     error::{DialError, NodeError, PublishError, RequestError},
+    filter::{FILTER_SUBSCRIBE_PROTOCOL, FilterClient, FilterServer},
+    lightpush::{LIGHTPUSH_PROTOCOL, LIGHTPUSH_V2_PROTOCOL, LightPushServer, LightPushServerV2, LightPushService},
     limits::KeyedLimiter,
     message::{MAX_MESSAGE_BYTES, MessageHash, WakuMessage},
     metadata::{self, METADATA_PROTOCOL, MetadataServer, PeerMetadata},
     relay,
-    rpc::{self, OpenStream, Registry},
+    rpc::{self, Handler, OpenStream, Registry},
     store::{STORE_PROTOCOL, StoreServer},
     topics::{ClusterId, PubsubTopic},
 };
@@ -167,6 +169,8 @@ struct Driver {
     seen: relay::Seen,
     relay_messages: KeyedLimiter<PeerId>,
     relay_bytes: KeyedLimiter<PeerId>,
+    filter_server: Option<Arc<FilterServer>>,
+    filter_client: Arc<FilterClient>,
     shutdown: CancellationToken,
     stopped: CancellationToken,
 }
@@ -194,7 +198,7 @@ pub(super) async fn spawn(config: NodeConfig) -> Result<NodeHandle, NodeError> {
         _ => None,
     };
     if let (Some(server), Some(store)) = (&store_server, &config.store) {
-        registry.register(super::stream_protocol(STORE_PROTOCOL)?, store.limits, server.clone());
+        registry.register(super::stream_protocol(STORE_PROTOCOL)?, store.limits, Handler::Requests(server.clone()));
     }
     let own_metadata = PeerMetadata {
         cluster: Some(config.cluster),
@@ -203,7 +207,7 @@ pub(super) async fn spawn(config: NodeConfig) -> Result<NodeHandle, NodeError> {
     registry.register(
         super::stream_protocol(METADATA_PROTOCOL)?,
         metadata::serve_limits(),
-        Arc::new(MetadataServer { answer: own_metadata.encode() }),
+        Handler::Requests(Arc::new(MetadataServer { answer: own_metadata.encode() })),
     );
 
     let mut listening = HashSet::new();
@@ -221,6 +225,12 @@ pub(super) async fn spawn(config: NodeConfig) -> Result<NodeHandle, NodeError> {
     let (command_sender, commands) = mpsc::channel(COMMAND_QUEUE);
     let (address_sender, addresses) = watch::channel(Vec::new());
     let subscribers = Arc::new(Subscribers::new(
+        config.limits.max_subscriptions,
+        config.limits.subscription_messages,
+        config.limits.subscription_bytes,
+    ));
+    let filter_client = Arc::new(FilterClient::new(
+        config.clock.clone(),
         config.limits.max_subscriptions,
         config.limits.subscription_messages,
         config.limits.subscription_bytes,
@@ -254,6 +264,8 @@ pub(super) async fn spawn(config: NodeConfig) -> Result<NodeHandle, NodeError> {
         seen: relay::Seen::default(),
         relay_messages: KeyedLimiter::new(Some(config.limits.relay_messages_per_peer), None, rated_peers, now),
         relay_bytes: KeyedLimiter::new(Some(config.limits.relay_bytes_per_peer), None, rated_peers, now),
+        filter_server: None,
+        filter_client: filter_client.clone(),
         shutdown,
         stopped: stopped.clone(),
     };
@@ -261,26 +273,57 @@ pub(super) async fn spawn(config: NodeConfig) -> Result<NodeHandle, NodeError> {
         driver.stop().await;
         return Err(e);
     }
-    tokio::spawn(driver.run());
-    Ok(NodeHandle {
-        shared: Arc::new(Shared {
-            key: config.key,
-            cluster: config.cluster,
-            sharding: config.sharding,
-            shards: config.shards,
-            relay: config.relay,
-            clock: config.clock,
-            commands: command_sender,
-            addresses,
-            registry,
-            subscribers,
-            archive,
-            writer,
-            store_server,
-            counters,
-            stopped,
+    let handle = NodeHandle {
+        shared: Arc::new_cyclic(|shared| {
+            let node = WeakNodeHandle { shared: shared.clone() };
+            let (lightpush, filter_server) = services(&config, &node, &registry);
+            driver.filter_server.clone_from(&filter_server);
+            Shared {
+                key: config.key,
+                cluster: config.cluster,
+                sharding: config.sharding,
+                shards: config.shards,
+                relay: config.relay,
+                clock: config.clock,
+                commands: command_sender,
+                addresses,
+                registry,
+                subscribers,
+                archive,
+                writer,
+                store_server,
+                lightpush,
+                filter_server,
+                filter_client,
+                counters,
+                stopped,
+            }
         }),
-    })
+    };
+    tokio::spawn(driver.run());
+    Ok(handle)
+}
+
+type Services = (Option<Arc<LightPushService>>, Option<Arc<FilterServer>>);
+
+/// Serves what publishes or pushes for others.
+fn services(config: &NodeConfig, node: &WeakNodeHandle, registry: &Registry) -> Services {
+    let serve = |protocol: &'static str, limits, handler| {
+        registry.register(StreamProtocol::new(protocol), limits, Handler::Requests(handler));
+    };
+    let lightpush = config.lightpush.as_ref().map(|settings| {
+        let service = Arc::new(LightPushService::new(node.clone(), settings.gate.clone()));
+        serve(LIGHTPUSH_PROTOCOL, settings.limits, Arc::new(LightPushServer(service.clone())));
+        serve(LIGHTPUSH_V2_PROTOCOL, settings.limits, Arc::new(LightPushServerV2(service.clone())));
+        service
+    });
+    let filter = config.filter.as_ref().map(|settings| {
+        let (clock, gate) = (config.clock.clone(), settings.gate.clone());
+        let server = Arc::new(FilterServer::new(node.clone(), clock, settings.subscriptions, gate));
+        serve(FILTER_SUBSCRIBE_PROTOCOL, settings.limits, server.clone());
+        server
+    });
+    (lightpush, filter)
 }
 
 fn static_peers(config: &NodeConfig) -> Result<Vec<StaticPeer>, NodeError> {
@@ -451,6 +494,10 @@ impl Driver {
     async fn stop(self) {
         self.shutdown.cancel();
         self.subscribers.close();
+        self.filter_client.close();
+        if let Some(filter) = &self.filter_server {
+            filter.clear();
+        }
         self.registry.clear();
         drop(self.swarm);
         for task in self.tasks {
@@ -662,6 +709,9 @@ impl Driver {
 
     fn on_tick(&mut self) {
         self.reconnect();
+        if let Some(filter) = &self.filter_server {
+            filter.expire();
+        }
         let Some(relay) = self.swarm.behaviour().relay.as_ref() else { return };
         let bad: Vec<PeerId> = self
             .peers
@@ -803,6 +853,10 @@ impl Driver {
                 tracing::error!(lost = writer.lost(), "the archive is too slow; messages are not archived");
             }
         }
-        self.subscribers.deliver(&ReceivedMessage { pubsub_topic, message, hash });
+        let received = ReceivedMessage { pubsub_topic, message, hash };
+        if let Some(filter) = &self.filter_server {
+            filter.deliver(&received);
+        }
+        self.subscribers.deliver(&received);
     }
 }

@@ -9,7 +9,7 @@ use std::{
     fmt,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,7 +19,7 @@ use futures::{
     AsyncReadExt as _, AsyncWriteExt as _,
     future::{Either, select},
 };
-use libp2p::{Multiaddr, PeerId, StreamProtocol};
+use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 use prost::bytes::Bytes;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    config::{MetadataPolicy, NodeConfig, NodeLimits, StoreConfig},
+    config::{LightPushConfig, MetadataPolicy, NodeConfig, NodeLimits, StoreConfig},
     subscription::{ReceivedMessage, Subscription},
 };
 use self::{
@@ -39,16 +39,24 @@ use crate::{
     archive::{Archive, ArchiveWriter},
     clock::{Clock, Timestamp},
     error::{DialError, NodeError, PublishError, RequestError},
+    filter::{
+        self, FILTER_PUSH_PROTOCOL, FilterClient, FilterError, FilterGate, FilterServer, FilterStats,
+        FilterSubscription,
+    },
     key::NodeKey,
+    lightpush::{self, LightPushError, LightPushGate, LightPushRequest, LightPushService, LightPushed},
     message::{MessageHash, WakuMessage},
     metadata::PeerMetadata,
     rpc::{
-        FrameError, OpenError, OpenStream, Registry, RequestHandler, RequestLimits, ServeLimits, ServeStats,
+        FrameError, Handler, OpenError, OpenStream, Registry, RequestHandler, RequestLimits, ServeLimits, ServeStats,
         read_frame, write_frame,
     },
     store::{self, StoreError, StoreGate, StoreQueryRequest, StoreQueryResponse, StoreServer},
     topics::{ClusterId, ContentTopic, PubsubTopic, ShardIndex, Sharding, TopicError},
 };
+
+/// Time for a peer to agree to a stream's protocol.
+const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A Waku node.
 #[derive(Debug)]
@@ -90,6 +98,8 @@ pub struct NodeStats {
     pub archive_lost: u64,
     /// Peers that were disconnected because of their metadata.
     pub incompatible_peers: u64,
+    /// Filter pushes that nobody asked for, or that were malformed.
+    pub unexpected_pushes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -114,6 +124,9 @@ struct Shared {
     archive: Option<Arc<dyn Archive>>,
     writer: Option<ArchiveWriter>,
     store_server: Option<Arc<StoreServer>>,
+    lightpush: Option<Arc<LightPushService>>,
+    filter_server: Option<Arc<FilterServer>>,
+    filter_client: Arc<FilterClient>,
     counters: Arc<Counters>,
     stopped: CancellationToken,
 }
@@ -190,6 +203,18 @@ impl NodeHandle {
         }
     }
 
+    /// A handle that doesn't keep the node running.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakNodeHandle {
+        WeakNodeHandle { shared: Arc::downgrade(&self.shared) }
+    }
+
+    /// Whether the node was shut down.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.shared.stopped.is_cancelled()
+    }
+
     // Peers
 
     /// Connects to `/ip4/../tcp/../p2p/<peer id>`, and returns when the peer has said that it belongs to this network.
@@ -219,6 +244,11 @@ impl NodeHandle {
     /// Peers that are connected and belong to this network.
     pub async fn connected_peers(&self) -> Vec<PeerId> {
         self.ask(|reply| Command::Peers { reply }).await.unwrap_or_default().into_iter().map(|(peer, _)| peer).collect()
+    }
+
+    /// Whether a peer is connected and belongs to this network.
+    pub async fn is_connected(&self, peer: PeerId) -> bool {
+        self.connected_peers().await.contains(&peer)
     }
 
     /// Connected peers and what they said about themselves, if they did.
@@ -375,6 +405,17 @@ impl NodeHandle {
         timeout(limits.timeout, exchange).await.unwrap_or(Err(RequestError::Timeout { peer, timeout: limits.timeout }))
     }
 
+    /// Opens a stream of its own to a connected peer.
+    pub(crate) async fn open_stream(&self, peer: PeerId, protocol: &str) -> Result<Stream, RequestError> {
+        let id = StreamProtocol::try_from_owned(protocol.to_owned())
+            .map_err(|_| RequestError::InvalidProtocol { protocol: protocol.to_owned() })?;
+        let (reply, opened) = oneshot::channel();
+        self.send(Command::Open { peer, open: OpenStream { protocol: id, reply } })
+            .await
+            .map_err(|()| RequestError::Stopped)?;
+        await_stream(peer, opened, NEGOTIATION_TIMEOUT).await
+    }
+
     /// Serves a protocol from now on.
     ///
     /// # Errors
@@ -386,7 +427,7 @@ impl NodeHandle {
         handler: Arc<dyn RequestHandler>,
     ) -> Result<(), NodeError> {
         let id = stream_protocol(protocol)?;
-        if !self.shared.registry.register(id, limits, handler) {
+        if !self.shared.registry.register(id, limits, Handler::Requests(handler)) {
             return Err(NodeError::AlreadyServed { protocol: protocol.to_owned() });
         }
         self.send(Command::ProtocolsChanged).await.map_err(|()| NodeError::Stopped)
@@ -446,6 +487,77 @@ impl NodeHandle {
         }
     }
 
+    // Lightpush
+
+    /// Publishes a message through a connected service node: by version 3, or by version 2 where the node speaks no
+    /// other.
+    ///
+    /// # Errors
+    /// [`LightPushError`].
+    pub async fn lightpush(&self, peer: PeerId, request: &LightPushRequest) -> Result<LightPushed, LightPushError> {
+        lightpush::push(self, peer, request).await
+    }
+
+    /// Puts a gate before the node's lightpush, or takes it away. False if the node serves no lightpush.
+    #[must_use]
+    pub fn set_lightpush_gate(&self, gate: Option<Arc<dyn LightPushGate>>) -> bool {
+        match &self.shared.lightpush {
+            Some(service) => {
+                service.set_gate(gate);
+                true
+            }
+            None => false,
+        }
+    }
+
+    // Filter
+
+    /// Subscribes to content topics of one shard at a connected service node.
+    ///
+    /// # Errors
+    /// [`FilterError`].
+    pub async fn filter_subscribe(
+        &self,
+        peer: PeerId,
+        pubsub_topic: PubsubTopic,
+        content_topics: impl IntoIterator<Item = ContentTopic>,
+    ) -> Result<FilterSubscription, FilterError> {
+        // Pushes are taken only once somebody asked for some.
+        let client = &self.shared.filter_client;
+        if self.shared.registry.register(
+            stream_protocol(FILTER_PUSH_PROTOCOL)?,
+            filter::push_limits(),
+            Handler::Streams(client.clone()),
+        ) {
+            self.send(Command::ProtocolsChanged).await.map_err(|()| NodeError::Stopped)?;
+        }
+        filter::subscribe(self, client, peer, pubsub_topic, content_topics.into_iter().collect()).await
+    }
+
+    /// Ends a peer's subscription at this node, e.g. with its lease. False if it has none.
+    #[must_use]
+    pub fn filter_end(&self, peer: PeerId) -> bool {
+        self.shared.filter_server.as_ref().is_some_and(|server| server.end(&peer))
+    }
+
+    /// Puts a gate before the node's Filter, or takes it away. False if the node serves no Filter.
+    #[must_use]
+    pub fn set_filter_gate(&self, gate: Option<Arc<dyn FilterGate>>) -> bool {
+        match &self.shared.filter_server {
+            Some(server) => {
+                server.set_gate(gate);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Counters of the node's Filter; `None` if it serves none.
+    #[must_use]
+    pub fn filter_stats(&self) -> Option<FilterStats> {
+        self.shared.filter_server.as_ref().map(|server| server.stats())
+    }
+
     /// The node's own archive.
     #[must_use]
     pub fn archive(&self) -> Option<&Arc<dyn Archive>> {
@@ -471,6 +583,7 @@ impl NodeHandle {
             relay_ignored: read(&self.shared.counters.relay_ignored),
             archive_lost: self.shared.writer.as_ref().map_or(0, ArchiveWriter::lost),
             incompatible_peers: read(&self.shared.counters.incompatible_peers),
+            unexpected_pushes: self.shared.filter_client.unexpected(),
         }
     }
 
@@ -508,9 +621,52 @@ impl NodeHandle {
     }
 }
 
+/// A [`NodeHandle`] that doesn't keep the node running; what the node itself owns should hold this one.
+#[derive(Clone)]
+pub struct WeakNodeHandle {
+    shared: Weak<Shared>,
+}
+
+impl WeakNodeHandle {
+    /// The handle, while there are others.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<NodeHandle> {
+        self.shared.upgrade().map(|shared| NodeHandle { shared })
+    }
+}
+
+impl fmt::Debug for WeakNodeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakNodeHandle").finish_non_exhaustive()
+    }
+}
+
 fn stream_protocol(protocol: &str) -> Result<StreamProtocol, NodeError> {
     StreamProtocol::try_from_owned(protocol.to_owned())
         .map_err(|_| NodeError::InvalidProtocol { protocol: protocol.to_owned() })
+}
+
+/// A stream that is being opened.
+async fn await_stream(
+    peer: PeerId,
+    opened: oneshot::Receiver<crate::rpc::Opened>,
+    timeout: Duration,
+) -> Result<Stream, RequestError> {
+    let (error, protocol) = match opened.await {
+        Ok(Ok(stream)) => return Ok(stream),
+        Ok(Err(error)) => error,
+        Err(_) => return Err(RequestError::NoAnswer { peer }),
+    };
+    Err(match error {
+        OpenError::NotConnected => RequestError::NotConnected { peer },
+        OpenError::Unsupported => RequestError::UnsupportedProtocol { peer, protocol: protocol.to_string() },
+        OpenError::Timeout => RequestError::Timeout { peer, timeout },
+        OpenError::Busy { pending } => RequestError::Busy { peer, pending },
+        OpenError::Io(e) => {
+            tracing::debug!(error = %e, "no stream could be opened");
+            RequestError::NoAnswer { peer }
+        }
+    })
 }
 
 /// One request and its answer over a stream that is being opened.
@@ -520,22 +676,7 @@ async fn exchange(
     request: &[u8],
     limits: RequestLimits,
 ) -> Result<Bytes, RequestError> {
-    let stream = match opened.await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err((e, protocol))) => {
-            return Err(match e {
-                OpenError::NotConnected => RequestError::NotConnected { peer },
-                OpenError::Unsupported => RequestError::UnsupportedProtocol { peer, protocol: protocol.to_string() },
-                OpenError::Timeout => RequestError::Timeout { peer, timeout: limits.timeout },
-                OpenError::Busy { pending } => RequestError::Busy { peer, pending },
-                OpenError::Io(e) => {
-                    tracing::debug!(error = %e, "no stream could be opened");
-                    RequestError::NoAnswer { peer }
-                }
-            });
-        }
-        Err(_) => return Err(RequestError::NoAnswer { peer }),
-    };
+    let stream = await_stream(peer, opened, limits.timeout).await?;
     // Read and write at the same time: a responder may refuse before it has read, and then never make room for the rest.
     let (mut reader, mut writer) = stream.split();
     let write = pin!(async {

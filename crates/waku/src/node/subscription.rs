@@ -1,11 +1,11 @@
 //! Delivery of relayed messages inside the process.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::HashSet,
     fmt,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::{Context, Poll, Waker},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    task::{Context, Poll},
 };
 
 use futures::{Stream, StreamExt as _};
@@ -13,6 +13,7 @@ use futures::{Stream, StreamExt as _};
 use crate::{
     error::NodeError,
     message::{MessageHash, WakuMessage},
+    queue::Queue,
     topics::{ContentTopic, PubsubTopic},
 };
 
@@ -44,20 +45,7 @@ impl Interest {
 /// Messages of some topics, each once, in the order of their arrival. A slow reader loses the oldest:
 /// [`Subscription::dropped`] counts them. Ends when the node is shut down.
 pub struct Subscription {
-    queue: Arc<Mutex<Queue>>,
-}
-
-#[derive(Default)]
-struct Queue {
-    messages: VecDeque<ReceivedMessage>,
-    bytes: usize,
-    dropped: u64,
-    closed: bool,
-    waker: Option<Waker>,
-}
-
-fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
-    queue.lock().unwrap_or_else(PoisonError::into_inner)
+    queue: Arc<Queue<ReceivedMessage>>,
 }
 
 impl Subscription {
@@ -68,21 +56,13 @@ impl Subscription {
 
     /// The next message, if one is there.
     pub fn try_recv(&mut self) -> Option<ReceivedMessage> {
-        lock(&self.queue).pop()
+        self.queue.pop()
     }
 
     /// Messages lost because they weren't read in time.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        lock(&self.queue).dropped
-    }
-}
-
-impl Queue {
-    fn pop(&mut self) -> Option<ReceivedMessage> {
-        let message = self.messages.pop_front()?;
-        self.bytes -= message.message.payload.len();
-        Some(message)
+        self.queue.dropped()
     }
 }
 
@@ -90,28 +70,22 @@ impl Stream for Subscription {
     type Item = ReceivedMessage;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut queue = lock(&self.queue);
-        if let Some(message) = queue.pop() {
-            return Poll::Ready(Some(message));
-        }
-        if queue.closed {
-            return Poll::Ready(None);
-        }
-        queue.waker = Some(cx.waker().clone());
-        Poll::Pending
+        self.queue.poll_pop(cx)
     }
 }
 
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let queue = lock(&self.queue);
-        f.debug_struct("Subscription").field("waiting", &queue.messages.len()).field("dropped", &queue.dropped).finish()
+        f.debug_struct("Subscription")
+            .field("waiting", &self.queue.len())
+            .field("dropped", &self.queue.dropped())
+            .finish()
     }
 }
 
 /// The open subscriptions of a node. A dropped [`Subscription`] leaves by itself.
 pub(super) struct Subscribers {
-    open: Mutex<Vec<(Interest, Weak<Mutex<Queue>>)>>,
+    open: Mutex<Vec<(Interest, Weak<Queue<ReceivedMessage>>)>>,
     max_open: usize,
     max_messages: usize,
     max_bytes: usize,
@@ -128,7 +102,7 @@ impl Subscribers {
         if open.len() >= self.max_open {
             return Err(NodeError::TooManySubscriptions { max: self.max_open });
         }
-        let queue = Arc::<Mutex<Queue>>::default();
+        let queue = Arc::new(Queue::new(self.max_messages, self.max_bytes));
         open.push((interest, Arc::downgrade(&queue)));
         Ok(Subscription { queue })
     }
@@ -139,18 +113,7 @@ impl Subscribers {
         open.retain(|(interest, queue)| {
             let Some(queue) = queue.upgrade() else { return false };
             if interest.matches(message) {
-                let mut queue = lock(&queue);
-                queue.bytes += message.message.payload.len();
-                queue.messages.push_back(message.clone());
-                while queue.messages.len() > self.max_messages
-                    || (queue.bytes > self.max_bytes && queue.messages.len() > 1)
-                {
-                    queue.pop();
-                    queue.dropped += 1;
-                }
-                if let Some(waker) = queue.waker.take() {
-                    waker.wake();
-                }
+                queue.push(message.clone(), message.message.payload.len());
             }
             true
         });
@@ -160,11 +123,7 @@ impl Subscribers {
     pub(super) fn close(&self) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         for queue in open.drain(..).filter_map(|(_, queue)| queue.upgrade()) {
-            let mut queue = lock(&queue);
-            queue.closed = true;
-            if let Some(waker) = queue.waker.take() {
-                waker.wake();
-            }
+            queue.close();
         }
     }
 }
@@ -216,7 +175,7 @@ mod tests {
         assert_eq!(subscribers.add(interest("c")).unwrap_err().code(), "TRB-W345");
         subscribers.deliver(&message("a", 1, 1));
         assert_eq!(a.try_recv().unwrap().message.content_topic.as_str(), "a");
-        assert_eq!(lock(&b.queue).messages.len(), 0);
+        assert_eq!(b.queue.len(), 0);
         drop(b);
         let mut elsewhere = subscribers
             .add(Interest { pubsub_topic: Some("/waku/2/rs/1/1".parse().unwrap()), content_topics: None })

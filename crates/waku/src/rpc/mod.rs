@@ -9,10 +9,10 @@ mod behaviour;
 mod framing;
 mod server;
 
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use libp2p::PeerId;
+use libp2p::{PeerId, Stream};
 use prost::bytes::Bytes;
 
 pub(crate) use self::{
@@ -114,6 +114,21 @@ pub trait RequestHandler: Debug + Send + Sync + 'static {
         let _ = refusal;
         None
     }
+}
+
+/// Serves one protocol whose streams carry something else than one request and one response.
+#[async_trait]
+pub(crate) trait StreamHandler: Debug + Send + Sync + 'static {
+    /// Uses a stream until it, or the peer, is done with it. Admission is counted as for requests; times are the
+    /// handler's own business.
+    async fn stream(&self, peer: PeerId, stream: Stream);
+}
+
+/// Who serves a protocol.
+#[derive(Clone, Debug)]
+pub(crate) enum Handler {
+    Requests(Arc<dyn RequestHandler>),
+    Streams(Arc<dyn StreamHandler>),
 }
 
 /// Counters of one served protocol since it was registered.

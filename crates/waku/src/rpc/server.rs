@@ -18,7 +18,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{FrameError, Refusal, RequestHandler, ServeLimits, ServeStats, read_frame, write_frame};
+use super::{FrameError, Handler, Refusal, RequestHandler, ServeLimits, ServeStats, read_frame, write_frame};
 use crate::{clock::Clock, limits::KeyedLimiter};
 
 /// Peers whose rates are remembered per protocol.
@@ -48,7 +48,7 @@ impl fmt::Debug for Registry {
 }
 
 struct Endpoint {
-    handler: Arc<dyn RequestHandler>,
+    handler: Handler,
     limits: ServeLimits,
     rates: KeyedLimiter<PeerId>,
     concurrent: Arc<Semaphore>,
@@ -123,12 +123,7 @@ impl Registry {
     }
 
     /// False if the protocol is served already.
-    pub(crate) fn register(
-        &self,
-        protocol: StreamProtocol,
-        limits: ServeLimits,
-        handler: Arc<dyn RequestHandler>,
-    ) -> bool {
+    pub(crate) fn register(&self, protocol: StreamProtocol, limits: ServeLimits, handler: Handler) -> bool {
         let now = self.clock.monotonic();
         let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
         if endpoints.by_protocol.contains_key(&protocol) {
@@ -203,10 +198,10 @@ impl Registry {
             let _slot = slot;
             let work = async {
                 match admission {
-                    Ok(permits) => {
-                        endpoint.serve(peer, &mut stream).await;
-                        drop(permits);
-                    }
+                    Ok(_permits) => match &endpoint.handler {
+                        Handler::Requests(handler) => endpoint.serve(handler.as_ref(), peer, &mut stream).await,
+                        Handler::Streams(handler) => handler.stream(peer, stream).await,
+                    },
                     Err(refusal) => endpoint.refuse(refusal, &mut stream).await,
                 }
             };
@@ -240,7 +235,7 @@ impl Endpoint {
         }
     }
 
-    async fn serve(&self, peer: PeerId, stream: &mut Stream) {
+    async fn serve(&self, handler: &dyn RequestHandler, peer: PeerId, stream: &mut Stream) {
         let limits = &self.limits;
         let request = match timeout(limits.read_timeout, read_frame(stream, limits.max_request_bytes)).await {
             Ok(Ok(request)) => request,
@@ -254,7 +249,7 @@ impl Endpoint {
             }
             Ok(Err(FrameError::Io(_))) | Err(_) => return count(&self.stats.broken),
         };
-        let response = match timeout(limits.handler_timeout, self.handler.handle(peer, request)).await {
+        let response = match timeout(limits.handler_timeout, handler.handle(peer, request)).await {
             Ok(Some(response)) => response,
             Ok(None) => return count(&self.stats.unanswered),
             Err(_) => {
@@ -277,7 +272,8 @@ impl Endpoint {
     }
 
     async fn refuse(&self, refusal: Refusal, stream: &mut Stream) {
-        if let Some(response) = self.handler.refuse(refusal) {
+        let Handler::Requests(handler) = &self.handler else { return };
+        if let Some(response) = handler.refuse(refusal) {
             let _ = timeout(REFUSAL_TIMEOUT, answer(stream, &response)).await;
         }
     }

@@ -418,7 +418,9 @@ fn decode_entry(entry: wire::WakuMessageKeyValue, peer: PeerId) -> Result<StoreE
             let message = WakuMessage::try_from(message).map_err(|source| StoreError::Message { peer, source })?;
             let hash = message.hash(topic);
             match listed {
-                Some(listed) if listed != hash => Err(StoreError::HashMismatch { peer: Box::new(peer), listed, computed: hash }),
+                Some(listed) if listed != hash => {
+                    Err(StoreError::HashMismatch { peer: Box::new(peer), listed, computed: hash })
+                }
                 _ => Ok(StoreEntry { hash, data: Some((topic, message.into())) }),
             }
         }

@@ -1,6 +1,8 @@
 //! Real nodes on loopback TCP.
 
 mod common;
+mod filter;
+mod lightpush;
 mod peers;
 mod raw;
 mod relay;

@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,10 +37,16 @@ struct Scripted {
 #[derive(Default)]
 pub(crate) struct Received {
     bytes: Mutex<Vec<u8>>,
+    streams: AtomicUsize,
     more: Notify,
 }
 
 impl Received {
+    /// Recorded streams that were opened.
+    pub(crate) fn streams(&self) -> usize {
+        self.streams.load(Ordering::SeqCst)
+    }
+
     /// Waits until `look` finds what it looks for.
     pub(crate) async fn find<T>(&self, look: impl Fn(&[u8]) -> Option<T>) -> T {
         loop {
@@ -62,6 +71,7 @@ impl Codec for Scripted {
         if protocol.as_ref() == METADATA_PROTOCOL {
             return Ok(Script::Send(Vec::new()));
         }
+        self.received.streams.fetch_add(1, Ordering::SeqCst);
         let mut buffer = [0; 4096];
         loop {
             let n = io.read(&mut buffer).await?;

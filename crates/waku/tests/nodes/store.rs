@@ -799,6 +799,31 @@ async fn a_restart_keeps_the_archive() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_survives_a_kill() {
+    let (dir, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let clock = clock();
+    let (store, client) = (
+        Node::spawn(NodeConfig { archive: Some(ArchiveConfig::new(dir.path().join("a.sqlite"))), ..config(&clock) })
+            .await
+            .unwrap(),
+        node(&clock).await,
+    );
+    connect(&client, &store).await;
+    client.wait_for_topic_peers(shard(), 1, PATIENCE).await.unwrap();
+    let mut received = store.subscribe_all().unwrap();
+    let hash = client.publish(message("kept")).await.unwrap().hash;
+    within("the message", received.recv()).await.unwrap();
+    store.flush_archive().await;
+    // The files as a killed process leaves them: open, the log not merged.
+    for file in ["a.sqlite", "a.sqlite-wal"] {
+        std::fs::copy(dir.path().join(file), crashed.path().join(file)).unwrap();
+    }
+    let archive = SqliteArchive::open(&crashed.path().join("a.sqlite")).await.unwrap();
+    assert!(archive.contains(hash).await.unwrap());
+    assert_eq!(archive.count().await.unwrap(), 1);
+}
+
 #[tokio::test]
 async fn archives_of_a_newer_version_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
