@@ -131,7 +131,8 @@ impl SealedClient {
     /// Messages on the reply topic that aren't the reply are skipped; they can't end the call.
     ///
     /// # Errors
-    /// [`RpcError::NoAnswer`] after the last attempt; the request may have been handled all the same.
+    /// [`RpcError::NoAnswer`] after the last attempt; the request may have been handled all the same. [`RpcError::Transport`] when the node
+    /// stops, or when the last attempt couldn't be published.
     pub async fn call(&self, server: &EncryptionKey, body: &[u8]) -> Result<Vec<u8>, RpcError> {
         let attempts = self.policy.attempts.max(1);
         let reply_secret = EncryptionSecret::random(&mut OsRng);
@@ -151,9 +152,15 @@ impl SealedClient {
 
         let topic = ContentTopic::requests_of(server);
         let mut replies = self.transport.subscribe(&reply_topic).await?;
+        let mut unpublished = None;
         for _ in 0..attempts {
             let sealed = sealed::seal(server, REQUEST_CONTEXT, &request, &mut OsRng)?;
-            self.transport.publish(&topic, sealed, Keep::Ephemeral).await?;
+            match self.transport.publish(&topic, sealed, Keep::Ephemeral).await {
+                Ok(()) => unpublished = None,
+                Err(TransportError::Closed) => return Err(TransportError::Closed.into()),
+                // A mesh that is just forming takes the next attempt.
+                Err(error) => unpublished = Some(error),
+            }
             let answer = tokio::time::timeout(self.policy.wait, async {
                 while let Some(sealed) = replies.next().await {
                     match open_reply(&reply_secret, &request_id, &sealed) {
@@ -167,7 +174,10 @@ impl SealedClient {
                 return Ok(answer?);
             }
         }
-        Err(RpcError::NoAnswer { attempts, seconds: self.policy.wait.as_secs() })
+        match unpublished {
+            Some(error) => Err(error.into()),
+            None => Err(RpcError::NoAnswer { attempts, seconds: self.policy.wait.as_secs() }),
+        }
     }
 }
 
@@ -582,6 +592,43 @@ mod tests {
         let reply = client(&setup, CallPolicy::default()).call(&setup.key, b"once").await;
         assert_eq!(reply.unwrap(), b"echo once");
         assert_eq!(setup.handler.calls.load(Ordering::SeqCst), 1);
+    }
+
+    /// Publishes nothing the first times.
+    struct Forming {
+        inner: Arc<LocalBus>,
+        refuse: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Broadcast for Forming {
+        async fn publish(&self, topic: &ContentTopic, payload: Vec<u8>, keep: Keep) -> Result<(), TransportError> {
+            let refused =
+                self.refuse.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            if refused {
+                return Err(TransportError::Publish { topic: topic.clone(), reason: "no peers".into() });
+            }
+            self.inner.publish(topic, payload, keep).await
+        }
+
+        async fn subscribe(&self, topic: &ContentTopic) -> Result<Subscription, TransportError> {
+            self.inner.subscribe(topic).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mesh_that_is_forming_is_waited_for_but_not_for_ever() {
+        let setup = setup(Echo::default());
+        let listening = setup.server.clone().listen().await.unwrap();
+        tokio::spawn(listening.serve());
+        let call = async |refuse| {
+            let forming = Forming { inner: setup.bus.clone(), refuse: AtomicUsize::new(refuse) };
+            let policy = CallPolicy { attempts: 3, wait: Duration::from_secs(2) };
+            let client = SealedClient::new(Arc::new(forming), Arc::new(setup.clock.clone()), policy);
+            client.call(&setup.key, b"x").await.map_err(|error| error.code())
+        };
+        assert_eq!(call(2).await, Ok(b"echo x".to_vec()));
+        assert_eq!(call(3).await, Err("TRB-M024"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 mod book;
 mod choose;
 mod common;
+mod fuzz;
 mod negotiate;
 mod node;
 mod offer;

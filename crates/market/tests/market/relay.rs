@@ -30,7 +30,7 @@ fn account() -> Address {
     Address::repeat_byte(0x22)
 }
 
-fn announcement(encryption_key: EncryptionKey, fee: u128) -> Announcement {
+pub(crate) fn announcement(encryption_key: EncryptionKey, fee: u128) -> Announcement {
     let fees = [RelayOperation::Transact, RelayOperation::Close]
         .map(|operation| (operation, RelayFee { alone: amount(fee), with_insertion: amount(fee * 3) }));
     Announcement {

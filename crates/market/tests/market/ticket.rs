@@ -41,7 +41,7 @@ fn nullifier(value: u64) -> TicketNullifier {
     TicketNullifier::new(Fr::from(value))
 }
 
-fn prepared(provider_byte: u8) -> PreparedTicket {
+pub(crate) fn prepared(provider_byte: u8) -> PreparedTicket {
     let signing = SigningKey::from_bytes(&[9; 32]);
     let slot_start = time(SLOT);
     PreparedTicket {
