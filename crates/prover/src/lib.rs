@@ -45,3 +45,11 @@ pub fn check_witness(r1cs: &Path, witness: &[Fr]) -> Result<Option<usize>, Error
     }
     Ok(system.first_unsatisfied(witness))
 }
+
+/// How many constraints an r1cs file has.
+///
+/// # Errors
+/// When the file can't be read.
+pub fn constraint_count(r1cs: &Path) -> Result<usize, Error> {
+    Ok(r1cs::R1cs::parse(r1cs, &binfile::read(r1cs)?)?.constraints)
+}

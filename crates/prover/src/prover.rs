@@ -25,8 +25,8 @@ pub trait Inputs {
 
 impl Inputs for tributary_protocol::CircuitInputs {
     fn signals(&self) -> impl Iterator<Item = (&str, &[Fr])> {
-        // Shortens the names' lifetime from 'static.
-        self.iter().map(|(name, values)| (&*name as &str, values))
+        // The closure's type shortens the names' lifetime from 'static.
+        self.iter().map(|(name, values)| -> (&str, &[Fr]) { (name, values) })
     }
 }
 

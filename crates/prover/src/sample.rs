@@ -139,7 +139,7 @@ impl SamplePool {
         let mut rng = generator("deposit");
         let dummies = [Dummy::random(&mut rng), Dummy::random(&mut rng)];
         self.transact(
-            TransactRequest {
+            &TransactRequest {
                 root: self.root(),
                 inputs: dummies.each_ref().map(ValueInput::dummy),
                 amount_in: amount(1_500 * UNIT),
@@ -164,7 +164,7 @@ impl SamplePool {
             external.relayer = account("relayer");
         }
         self.transact(
-            TransactRequest {
+            &TransactRequest {
                 root: self.root(),
                 inputs: [self.note(0), self.note(1)],
                 amount_in: Amount::ZERO,
@@ -192,7 +192,7 @@ impl SamplePool {
         let mut external = external(NOW + 120);
         external.recipient = account("recipient");
         self.transact(
-            TransactRequest {
+            &TransactRequest {
                 root: self.root(),
                 inputs: [self.note(0), ValueInput::dummy(&dummy)],
                 amount_in: Amount::ZERO,
@@ -313,7 +313,7 @@ impl SamplePool {
         }
     }
 
-    fn transact(&self, request: TransactRequest, rng: &mut StdRng) -> TransactWitness {
+    fn transact(&self, request: &TransactRequest, rng: &mut StdRng) -> TransactWitness {
         request.build(&self.payer, rng).unwrap_or_else(|e| unreachable!("a fixed transaction: {e}"))
     }
 

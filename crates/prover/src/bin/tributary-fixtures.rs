@@ -79,8 +79,10 @@ struct Operation {
     circuit: Circuit,
     inputs: CircuitInputs,
     /// The calldata with a given proof.
-    call: Box<dyn Fn(&Proof) -> Vec<u8>>,
+    call: Calldata,
 }
+
+type Calldata = Box<dyn Fn(&Proof) -> Vec<u8>>;
 
 fn operations(pool: &SamplePool) -> Result<Vec<Operation>, String> {
     let later = NOW + REPEAT_AFTER;
@@ -100,12 +102,7 @@ fn operations(pool: &SamplePool) -> Result<Vec<Operation>, String> {
     ])
 }
 
-fn operation<W, C>(
-    name: &'static str,
-    timestamp: u64,
-    witness: &W,
-    call: impl Fn(&W) -> C,
-) -> Result<Operation, String>
+fn operation<W, C>(name: &'static str, timestamp: u64, witness: &W, call: impl Fn(&W) -> C) -> Result<Operation, String>
 where
     W: Witness,
     W::Statement: 'static,

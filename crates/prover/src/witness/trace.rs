@@ -261,7 +261,7 @@ impl<'m> Tracer<'m> {
     // Memory.
 
     fn word(&self, at: u32) -> Result<usize, Reason> {
-        if at % 4 != 0 || at as usize + CELL as usize > self.memory.len() {
+        if !at.is_multiple_of(4) || at as usize + CELL as usize > self.memory.len() {
             return Err(format!("a field element at address {at}"));
         }
         Ok(at as usize / 4)
@@ -806,7 +806,7 @@ fn numeric(opcode: u8, frame: &mut Frame) -> Result<(), Reason> {
         (0x79, Value::I64(x)) => Value::I64(u64::from(x.leading_zeros())),
         (0x7a, Value::I64(x)) => Value::I64(u64::from(x.trailing_zeros())),
         (0xa7, Value::I64(x)) => Value::I32(x as u32),
-        (0xac, Value::I32(x)) => Value::I64(x as i32 as i64 as u64),
+        (0xac, Value::I32(x)) => Value::I64(i64::from(x as i32) as u64),
         (0xad, Value::I32(x)) => Value::I64(u64::from(x)),
         (_, Value::I32(y)) => {
             let Value::I32(x) = frame.pop()? else {

@@ -162,7 +162,7 @@ fn the_key_hash_is_that_of_the_points_as_on_the_wire() {
     use sha3::{Digest, Keccak256};
     let json = ticket_key_json();
     let word = |v: &serde_json::Value| {
-        let n: Fq = v.as_str().expect("a string").parse().ok().expect("a field element");
+        let n: Fq = v.as_str().expect("a string").parse().unwrap_or_else(|()| panic!("{v} is no field element"));
         n.into_bigint().to_bytes_be()
     };
     let mut h = Keccak256::new();
