@@ -3,7 +3,7 @@
 //!
 //! Nothing here touches the chain or a database. What arrives from others is decoded within fixed bounds, its signature and
 //! terms are checked, and only then does it become a domain type ([`offer::VerifiedOffer`], [`negotiate::AgreedQuote`],
-//! [`ticket::Ticket`]). `docs/src/market.md` specifies the bytes.
+//! [`ticket::PresentedTicket`]). `docs/src/market.md` specifies the bytes.
 
 pub mod book;
 pub mod choose;
