@@ -5,7 +5,16 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BUILD="$ROOT/build"
 BIN="$ROOT/node_modules/.bin"
 LOGS="$BUILD/logs"
+# npm's wrappers of forge, cast and anvil end with 0 whatever their tool says, so the tools themselves come first.
+case "$(uname -s)-$(uname -m)" in
+  Linux-x86_64) FOUNDRY_PLATFORM=linux-amd64 ;;
+  Linux-aarch64) FOUNDRY_PLATFORM=linux-arm64 ;;
+  Darwin-x86_64) FOUNDRY_PLATFORM=darwin-amd64 ;;
+  Darwin-arm64) FOUNDRY_PLATFORM=darwin-arm64 ;;
+  *) FOUNDRY_PLATFORM=unsupported ;;
+esac
 export PATH="$BIN:$PATH"
+for tool in forge cast anvil; do PATH="$ROOT/node_modules/@foundry-rs/$tool-$FOUNDRY_PLATFORM/bin:$PATH"; done
 export CARGO_TERM_PROGRESS_WHEN=${CARGO_TERM_PROGRESS_WHEN:-auto}
 mkdir -p "$BUILD" "$LOGS"
 

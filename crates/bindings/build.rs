@@ -40,11 +40,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
 
-    let forge = root.join("node_modules/.bin/forge");
-    if !forge.exists() {
-        eprintln!("contracts can't be compiled: {} is missing; run `npm ci` in the repository root", forge.display());
+    let Some(forge) = forge(&root) else {
+        eprintln!("contracts can't be compiled: forge is missing; run `npm ci` in the repository root");
         return ExitCode::FAILURE;
-    }
+    };
     let status = Command::new(&forge).arg("build").args(SOURCES).current_dir(&root).status();
     match status {
         Ok(status) if status.success() => {}
@@ -69,6 +68,16 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// The forge of this platform's npm package. The wrapper in `.bin` ends with 0 whatever forge says.
+fn forge(root: &Path) -> Option<PathBuf> {
+    fs::read_dir(root.join("node_modules/@foundry-rs"))
+        .ok()?
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("forge-"))
+        .map(|entry| entry.path().join("bin/forge"))
+        .find(|path| path.exists())
 }
 
 /// The last change of a file, `None` if there is no such file.
