@@ -53,6 +53,12 @@ contract Groth16_Test is Test {
             }
         }
         assertTrue(verifier.verifyProof(proof.a, proof.b, proof.c, input));
+        // P - A.y wraps around 2^256 to the same point for such an A.y.
+        unchecked {
+            proof.a[1] -= Groth16.P;
+        }
+        assertGt(proof.a[1], Groth16.P);
+        assertFalse(verifier.verifyProof{gas: 1e7}(proof.a, proof.b, proof.c, input));
     }
 
     /// @dev A pairing that runs out of gas leaves no answer of an earlier call behind.
