@@ -6,6 +6,8 @@
 
 mod archive;
 mod clock;
+#[cfg(test)]
+mod decoders;
 mod error;
 mod filter;
 mod key;

@@ -49,7 +49,7 @@ impl LightPushRequest {
         .into()
     }
 
-    pub(super) fn encode_v2(&self, pubsub_topic: PubsubTopic) -> Bytes {
+    pub(crate) fn encode_v2(&self, pubsub_topic: PubsubTopic) -> Bytes {
         v2::PushRpc {
             request_id: self.request_id.clone(),
             request: Some(v2::PushRequest {
@@ -62,13 +62,13 @@ impl LightPushRequest {
         .into()
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Problem> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Problem> {
         let wire = v3::LightPushRequest::decode(bytes)
             .map_err(|_| Problem::bad_request(UNREAD_ID, "the request is not a protobuf LightPushRequest"))?;
         Self::check(wire.request_id, wire.pubsub_topic, wire.message, wire.eligibility_proof)
     }
 
-    pub(super) fn decode_v2(bytes: &[u8]) -> Result<Self, Problem> {
+    pub(crate) fn decode_v2(bytes: &[u8]) -> Result<Self, Problem> {
         let wire = v2::PushRpc::decode(bytes)
             .map_err(|_| Problem::bad_request(UNREAD_ID, "the request is not a protobuf PushRPC"))?;
         let Some(request) = wire.request else {
@@ -126,7 +126,7 @@ pub fn lightpush_bytes_without_proof(request: &LightPushRequest) -> Bytes {
 
 /// A request that can't be served.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     pub(super) request_id: String,
     pub(super) status: LightPushStatus,
     pub(super) reason: String,

@@ -253,7 +253,7 @@ impl UpgradeInfo for Served {
     type InfoIter = std::vec::IntoIter<StreamProtocol>;
 
     fn protocol_info(&self) -> Self::InfoIter {
-        self.protocols.to_vec().into_iter()
+        Vec::from(self.protocols.as_ref()).into_iter()
     }
 }
 
