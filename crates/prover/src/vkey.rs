@@ -232,7 +232,7 @@ impl VerifyingKey {
     #[must_use]
     pub fn find_invalid<P: AsRef<[Fr]> + Sync>(&self, items: &[(P, Proof)]) -> Vec<usize> {
         let mut bad = Vec::new();
-        let mut stack = Vec::from([0..items.len()]);
+        let mut stack: Vec<_> = std::iter::once(0..items.len()).collect();
         while let Some(range) = stack.pop() {
             let part = &items[range.clone()];
             if let [(publics, proof)] = part {
