@@ -1,0 +1,286 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Buy and sell services anonymously: discover, choose, negotiate, pay, prove, use, assess.
+#[derive(Debug, Parser)]
+#[command(name = "tributary", version, about, propagate_version = true, infer_subcommands = false, max_term_width = 100)]
+#[command(after_help = "A first purchase: init, wallet address, deposit, discover, choose, quote, open, query, assess.\n\
+    `buy` does choose, quote and open in one go. Every command takes --json.")]
+pub(crate) struct Cli {
+    /// Folder with configuration, keys and state.
+    #[arg(long, global = true, env = "TRIBUTARY_HOME", value_name = "DIR", default_value = ".tributary")]
+    pub(crate) home: PathBuf,
+    /// File with the wallet's password. Without it the password is asked for.
+    #[arg(long, global = true, env = "TRIBUTARY_PASSWORD_FILE", value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Print one JSON document instead of text; errors too.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Log filter, e.g. `info` or `tributary_provider=debug`.
+    #[arg(long, global = true, env = "TRIBUTARY_LOG", default_value = "warn", value_name = "FILTER")]
+    pub(crate) log: String,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a commented configuration and make a wallet; refuses to overwrite.
+    Init(Init),
+    /// Address, balances, restore.
+    #[command(subcommand)]
+    Wallet(Wallet),
+    /// Pay tokens into the pool. The deposit's amount and sender are public: deposit long before use.
+    Deposit(Deposit),
+    /// Step 1: listen for offers, and catch up from peers' archives.
+    Discover(Discover),
+    /// What is known about a provider: offer, reputation and its parts.
+    #[command(subcommand)]
+    Providers(Providers),
+    /// Step 2: pick a provider by reputation and price.
+    Choose(Choose),
+    /// Step 3: agree on terms; the provider signs a quote.
+    Quote(Quote),
+    /// Step 4: open a payment stream through a relayer.
+    Open(Open),
+    /// Steps 2 to 4 in one go.
+    Buy(Buy),
+    /// Steps 5 and 6: query a provider's Waku Store, each page paid by a ticket.
+    Query(Query),
+    /// Publish a Waku message.
+    Publish(Publish),
+    /// Receive Waku messages, and remember their hashes: what a later assessment compares with.
+    Listen(Listen),
+    /// Step 7: compare what a provider delivered with what was seen.
+    Assess(Assess),
+    /// Open streams: what is paid, at risk, refundable.
+    Streams,
+    /// Stop a stream and take back what has not accrued.
+    Close(Close),
+    /// Payee: claim what has accrued, up to sixteen streams in a proof.
+    Claim(Claim),
+    /// Take tokens out of the pool.
+    Withdraw(Withdraw),
+    /// Put queued leaves into the tree without a relayer.
+    Insert,
+    /// The pool's books, as the chain and this wallet see them.
+    Books,
+    /// Check configuration, keys, chain, artefacts and peers, and name what is wrong.
+    Doctor,
+    /// Run a Waku node.
+    #[command(subcommand)]
+    Node(Daemon),
+    /// Sell services.
+    #[command(subcommand)]
+    Provider(Daemon),
+    /// Send other people's transactions for a fee.
+    #[command(subcommand)]
+    Relayer(Daemon),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// JSON-RPC endpoint of the pool's chain.
+    #[arg(long, value_name = "URL")]
+    pub(crate) rpc: Option<String>,
+    /// Deployment manifest of the pool.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) manifest: Option<PathBuf>,
+    /// Folder of the circuit artefacts.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) artifacts: Option<PathBuf>,
+    /// Waku peer to start from; may be repeated.
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(crate) bootstrap: Vec<String>,
+    /// Address to listen on; may be repeated.
+    #[arg(long, value_name = "MULTIADDR")]
+    pub(crate) listen: Vec<String>,
+    /// Ethereum v3 keystore of the account that pays gas.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keystore: Option<PathBuf>,
+    /// File with the keystore's password.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) keystore_password_file: Option<PathBuf>,
+    /// Restore from the recovery phrase in this file instead of making a new one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) restore_from: Option<PathBuf>,
+    /// Write the new recovery phrase to this file (mode 0600) instead of the terminal.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) phrase_file: Option<PathBuf>,
+    /// Keep messages and answer Store queries.
+    #[arg(long)]
+    pub(crate) archive: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Wallet {
+    /// The address that others pay to.
+    Address,
+    /// Balances: available, reserved, in streams, at risk, refundable, claimable.
+    Balance,
+    /// Notes and streams, one a line.
+    Notes,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Deposit {
+    /// Amount in tokens, e.g. 25 or 0.5.
+    pub(crate) amount: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Discover {
+    /// Seconds to listen.
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    pub(crate) seconds: u64,
+    /// Stop as soon as this many offers and a relayer are known.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) at_least: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Providers {
+    /// All known providers.
+    List,
+    /// One provider: offer, score, what the score is made of.
+    Show {
+        /// Peer id.
+        provider: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Choose {
+    /// Service: store.
+    #[arg(default_value = "store")]
+    pub(crate) service: String,
+    /// cheapest, fastest, trusted or private.
+    #[arg(long)]
+    pub(crate) preset: Option<String>,
+    /// Highest ticket price, in token base units.
+    #[arg(long, value_name = "BASE_UNITS")]
+    pub(crate) max_price: Option<u128>,
+    /// Show every candidate with its score's parts, or the filter that removed it.
+    #[arg(long)]
+    pub(crate) explain: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Quote {
+    /// Peer id. Unset: the one that `choose` picked last.
+    pub(crate) provider: Option<String>,
+    /// For how long the service is wanted, in seconds.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    pub(crate) duration: u64,
+    /// Highest ticket price, in token base units.
+    #[arg(long, value_name = "BASE_UNITS")]
+    pub(crate) max_price: Option<u128>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Open {
+    /// Send the transaction from the keystore's account instead of through a relayer. It links that account to the stream.
+    #[arg(long)]
+    pub(crate) direct: bool,
+    /// Start now, in the running slot: its past part is paid too.
+    #[arg(long)]
+    pub(crate) now: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Buy {
+    #[command(flatten)]
+    pub(crate) choose: Choose,
+    /// For how long the service is wanted, in seconds.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    pub(crate) duration: u64,
+    /// Show what would be bought and stop.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Query {
+    /// Peer id. Unset: the provider of the newest stream.
+    #[arg(long)]
+    pub(crate) provider: Option<String>,
+    /// Content topics.
+    #[arg(required = true, value_name = "CONTENT_TOPIC")]
+    pub(crate) content_topics: Vec<String>,
+    /// Messages a page, at most 100.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) page_size: u64,
+    /// Pages at most.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) max_pages: u32,
+    /// Ask without a ticket, as an unpaid client would.
+    #[arg(long)]
+    pub(crate) unpaid: bool,
+    /// After the query send the last paid request again, with the same ticket, and show the refusal.
+    #[arg(long)]
+    pub(crate) replay: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Publish {
+    /// Content topic.
+    pub(crate) content_topic: String,
+    /// Payloads, one message each.
+    #[arg(required = true)]
+    pub(crate) payloads: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Listen {
+    /// Content topics.
+    #[arg(required = true, value_name = "CONTENT_TOPIC")]
+    pub(crate) content_topics: Vec<String>,
+    /// Seconds to listen at the most.
+    #[arg(long, default_value_t = 60)]
+    pub(crate) seconds: u64,
+    /// Stop after this many messages.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) count: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Assess {
+    /// Peer id. Unset: the provider of the newest delivery.
+    pub(crate) provider: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Close {
+    /// The stream's number, as `streams` shows it.
+    pub(crate) stream: u64,
+    /// Send from the keystore's account instead of through a relayer.
+    #[arg(long)]
+    pub(crate) direct: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Claim {
+    /// Send from the keystore's account instead of through a relayer.
+    #[arg(long)]
+    pub(crate) direct: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Withdraw {
+    /// Amount in tokens, or `all`.
+    pub(crate) amount: String,
+    /// Ethereum address that receives it.
+    pub(crate) recipient: String,
+    /// Send from the keystore's account instead of through a relayer.
+    #[arg(long)]
+    pub(crate) direct: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Daemon {
+    /// Run until SIGINT or SIGTERM.
+    Run,
+}

@@ -1,0 +1,406 @@
+//! `tributary discover`, `providers`, `choose`, `quote`, `open`, `buy`, `query`, `assess`.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tributary_client::{AgreedTerms, Buyer, ClientError, Opened, Want, unpaid, verdict_score};
+use tributary_market::{
+    choose::{Choice, Explanation},
+    offer::{RateClassId, UseUnit, VerifiedOffer},
+    relay::RelayOperation,
+    ticket::Verdict,
+};
+use tributary_protocol::{Price, Seconds};
+use tributary_waku::{ContentTopic, PeerId, StoreQueryRequest};
+use tributary_wallet::{Outcome, Submitter};
+
+use crate::{
+    args::{Assess, Buy, Choose, Discover, Open, Providers, Query, Quote},
+    commands::wallet::{Done, direct, gas_used, max_fee},
+    context::Context,
+    error::CliError,
+    output::{Fields, table, tokens},
+};
+
+/// Pages a slot that a buyer asks for when it says nothing else.
+const PAGES_PER_SLOT: u64 = 10;
+
+/// How long a stream's leaf may take to get into the tree.
+const INSERTION_LIMIT: Duration = Duration::from_secs(120);
+
+pub(crate) async fn discover(context: &Context, args: &Discover) -> Result<(), CliError> {
+    let buyer = context.buyer_for(&[]).await?;
+    let limit = Duration::from_secs(args.seconds);
+    let found = match args.at_least {
+        Some(offers) => buyer.directory().discover_at_least(offers, limit).await?,
+        None => buyer.directory().discover(tokio::time::sleep(limit)).await?,
+    };
+    buyer.report_evidence().await?;
+    let offers = buyer.directory().offers();
+    let relayers = buyer.directory().relayers();
+    let token = buyer.wallet().ledger().manifest().token.clone();
+    let mut text = vec![format!(
+        "{} offers known ({} new), {} relayers ({} new); {} came from archives, {} messages were refused",
+        offers.len(),
+        found.offers,
+        relayers.len(),
+        found.relayers,
+        found.from_archive,
+        found.refused
+    )];
+    text.push(offers_table(&offers));
+    for relayer in &relayers {
+        let fee = relayer.fee(RelayOperation::Transact, true).map_or(0, tributary_protocol::Amount::get);
+        text.push(format!("relayer {}: {} a transaction with insertion", relayer.peer_id(), tokens(fee, token.decimals, &token.symbol)));
+    }
+    let value = json!({
+        "offers": offers.iter().map(|offer| json!({
+            "provider": offer.peer_id().to_string(), "id": offer.id().to_string(),
+            "ticket_price": offer.ticket_price.get().to_string(), "sequence": offer.sequence,
+            "rates": offer.rate_classes.iter().map(|class| class.rate.get().to_string()).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+        "relayers": relayers.iter().map(|relayer| relayer.peer_id().to_string()).collect::<Vec<_>>(),
+        "new": found.offers, "refused": found.refused, "from_archive": found.from_archive,
+    });
+    context.format.emit(&text.join("\n"), &value);
+    buyer.node().shutdown().await;
+    Ok(())
+}
+
+fn offers_table(offers: &[std::sync::Arc<VerifiedOffer>]) -> String {
+    let rows: Vec<Vec<String>> = offers
+        .iter()
+        .map(|offer| {
+            let services: Vec<String> = offer
+                .services
+                .iter()
+                .map(|service| {
+                    let page = service.price_of(UseUnit::Page).map_or(String::new(), |price| format!(", {} a page", price.tickets));
+                    format!("{}{page}", service.id)
+                })
+                .collect();
+            let rates: Vec<String> = offer.rate_classes.iter().map(|class| class.rate.get().to_string()).collect();
+            vec![offer.peer_id().to_string(), services.join("; "), offer.ticket_price.get().to_string(), rates.join(", ")]
+        })
+        .collect();
+    if rows.is_empty() { "no offers".into() } else { table(&["provider", "sells (tickets)", "ticket", "rates a second"], &rows) }
+}
+
+pub(crate) async fn providers(context: &Context, command: &Providers) -> Result<(), CliError> {
+    let buyer = context.buyer_for(&[]).await?;
+    match command {
+        Providers::List => {
+            let offers = buyer.directory().offers();
+            let ids: Vec<String> = offers.iter().map(|offer| offer.peer_id().to_string()).collect();
+            context.format.emit(&offers_table(&offers), &json!({ "providers": ids }));
+        }
+        Providers::Show { provider } => {
+            let peer = parse_peer(provider)?;
+            let offer = buyer.directory().offer(peer)?;
+            let score = buyer.score(peer).await?;
+            let text = Fields::new()
+                .row("provider", peer)
+                .row("offer", format!("{} (number {}, until {})", offer.id(), offer.sequence, offer.expires_at.get()))
+                .row("payee", &offer.payee)
+                .row("ticket price", offer.ticket_price.get())
+                .row("minimum streamed", offer.min_streamed.get())
+                .row("score", format!("{score}"))
+                .text();
+            context.format.emit(
+                &text,
+                &json!({ "provider": peer.to_string(), "offer": offer.offer(), "score": score.value, "experience": score.experience }),
+            );
+        }
+    }
+    buyer.node().shutdown().await;
+    Ok(())
+}
+
+fn want(context: &Context, args: &Choose, duration: u64) -> Result<Want, CliError> {
+    if args.service != "store" {
+        return Err(CliError::Input { reason: format!("'{}' is not sold here: store is", args.service) });
+    }
+    let preset = args.preset.as_deref().unwrap_or(&context.config.buyer.preset);
+    let configured = context.config.buyer.max_price.as_deref().map(str::parse::<u128>).transpose();
+    let configured = configured.map_err(|_| CliError::Input { reason: "buyer.max_price is no number of base units".into() })?;
+    let max_price = args.max_price.or(configured).map(Price::new).transpose()?;
+    Ok(Want {
+        content_topics: Vec::new(),
+        retention: Seconds::ZERO,
+        duration: Seconds::new(duration)?,
+        pages_per_slot: PAGES_PER_SLOT,
+        max_price,
+        preset: preset.parse().map_err(|reason| CliError::Input { reason })?,
+    })
+}
+
+pub(crate) async fn choose(context: &Context, args: &Choose) -> Result<(), CliError> {
+    let buyer = context.buyer_for(&[]).await?;
+    let want = want(context, args, 600)?;
+    let (choice, explanation) = buyer.choose(&want).await?;
+    show_choice(context, args.explain, choice.as_ref(), &explanation)?;
+    buyer.node().shutdown().await;
+    Ok(())
+}
+
+fn show_choice(context: &Context, explain: bool, choice: Option<&Choice>, explanation: &Explanation) -> Result<(), CliError> {
+    let chosen = choice.map(|choice| choice.offer.peer_id().to_string());
+    let mut text = Vec::new();
+    // When nobody passes, everybody is shown with the filter that removed them.
+    if explain || choice.is_none() {
+        text.push(explanation.to_string());
+    }
+    if let Some(provider) = &chosen {
+        text.push(format!("chosen: {provider}"));
+    }
+    context.format.emit(&text.join("\n"), &json!({ "chosen": chosen, "explanation": explanation }));
+    if choice.is_none() {
+        return Err(ClientError::NoCandidate { candidates: explanation.considered.len() }.into());
+    }
+    Ok(())
+}
+
+pub(crate) async fn quote(context: &Context, args: &Quote) -> Result<(), CliError> {
+    let buyer = context.buyer_for(&[]).await?;
+    let provider = match &args.provider {
+        Some(text) => parse_peer(text)?,
+        None => buyer.store().last_choice().await?.ok_or(ClientError::NoProvider)?,
+    };
+    let offer = buyer.directory().offer(provider)?;
+    let defaults = Choose { service: "store".into(), preset: None, max_price: args.max_price, explain: false };
+    let want = want(context, &defaults, args.duration)?;
+    let class = cheapest_class(&buyer, &offer, &want)?;
+    let terms = buyer.negotiate(&offer, class, &want, false).await?;
+    context.format.emit(&terms_text(&terms), &json!(terms));
+    buyer.node().shutdown().await;
+    Ok(())
+}
+
+/// The lowest class that pays for the pages wanted.
+fn cheapest_class(buyer: &Buyer, offer: &VerifiedOffer, want: &Want) -> Result<RateClassId, CliError> {
+    let length = buyer.wallet().ledger().clock().slot_length();
+    let needed = want.pages_per_slot * u64::from(tributary_client::tickets_a_page(offer)?);
+    offer
+        .rate_classes
+        .iter()
+        .filter(|class| class.allows(want.duration) && class.tickets_per_slot(offer.ticket_price, length) >= needed)
+        .min_by_key(|class| class.rate)
+        .map(|class| class.id)
+        .ok_or_else(|| ClientError::NotSold { what: format!("a class with {needed} tickets a slot for {} s", want.duration.get()) }.into())
+}
+
+fn terms_text(terms: &AgreedTerms) -> String {
+    Fields::new()
+        .row("provider", &terms.provider)
+        .row("rate", format!("{} base units a second (class {})", terms.rate, terms.rate_class))
+        .row("ticket price", terms.ticket_price)
+        .row("duration", format!("{} s", terms.duration))
+        .row("load cap", format!("{} tickets a slot", terms.load_cap))
+        .row("start by", terms.start_deadline)
+        .row("valid until", terms.valid_until)
+        .text()
+}
+
+pub(crate) async fn open(context: &Context, args: &Open) -> Result<(), CliError> {
+    let _lock = context.lock()?;
+    let buyer = context.buyer().await?;
+    let opened = open_stream(context, &buyer, args.direct, args.now).await?;
+    report_opened(context, &buyer, &opened).await;
+    buyer.node().shutdown().await;
+    Ok(())
+}
+
+async fn open_stream(context: &Context, buyer: &Buyer, send_direct: bool, hurry: bool) -> Result<Opened, CliError> {
+    let direct_submitter;
+    let relay_submitter;
+    let submitter: &dyn Submitter = if send_direct {
+        direct_submitter = direct(context)?;
+        &direct_submitter
+    } else {
+        relay_submitter = buyer.relayed(max_fee(context)?);
+        &relay_submitter
+    };
+    context.format.progress("proving the transaction and handing it over");
+    let opened = buyer.open(submitter, hurry).await?;
+    context.format.progress("waiting until the stream's leaf is in the tree");
+    let depth = buyer.stream(None).await.map_or(1, |(_, _, offer)| u64::from(offer.root_depth));
+    buyer.wait_until_usable(opened.commitment, depth, INSERTION_LIMIT).await?;
+    Ok(opened)
+}
+
+async fn report_opened(context: &Context, buyer: &Buyer, opened: &Opened) {
+    let token = &buyer.wallet().ledger().manifest().token;
+    let (transaction, block) = match &opened.outcome {
+        Outcome::Confirmed { tx_hash, block } => (tx_hash.to_string(), *block),
+        _ => (String::new(), 0),
+    };
+    let gas = gas_used(context, &Done { transaction: transaction.clone(), block }).await;
+    let text = Fields::new()
+        .row("opened", format!("{} base units a second from {} to {}", opened.rate.get(), opened.start.get(), opened.end.get()))
+        .row("deposit", tokens(opened.deposit.get(), token.decimals, &token.symbol))
+        .row("fee", tokens(opened.fee.get(), token.decimals, &token.symbol))
+        .row("proof", format!("{} ms", opened.proving.as_millis()))
+        .row("sent and mined in", format!("{} ms", opened.sending.as_millis()))
+        .row("transaction", format!("{transaction} (block {block}, gas {gas}, insertion included)"))
+        .text();
+    context.format.emit(
+        &text,
+        &json!({
+            "commitment": opened.commitment.to_string(), "rate": opened.rate.get().to_string(), "start": opened.start.get(), "end": opened.end.get(),
+            "deposit": opened.deposit.get().to_string(), "fee": opened.fee.get().to_string(),
+            "prove_ms": opened.proving.as_millis() as u64, "send_ms": opened.sending.as_millis() as u64,
+            "transaction": transaction, "block": block, "gas": gas,
+        }),
+    );
+}
+
+pub(crate) async fn buy(context: &Context, args: &Buy) -> Result<(), CliError> {
+    let _lock = context.lock()?;
+    let started = Instant::now();
+    let buyer = context.buyer().await?;
+    let want = want(context, &args.choose, args.duration)?;
+    let (choice, explanation) = buyer.choose(&want).await?;
+    let Some(choice) = choice else { return show_choice(context, true, None, &explanation) };
+    context.format.progress(&format!("chosen: {}", choice.offer.peer_id()));
+    let terms = buyer.negotiate(&choice.offer, choice.rate_class, &want, false).await?;
+    if args.dry_run {
+        context.format.emit(&terms_text(&terms), &json!({ "dry_run": true, "terms": terms }));
+        return Ok(());
+    }
+    let opened = open_stream(context, &buyer, false, true).await?;
+    context.format.progress(&format!("ready after {} ms", started.elapsed().as_millis()));
+    report_opened(context, &buyer, &opened).await;
+    buyer.node().shutdown().await;
+    Ok(())
+}
+
+pub(crate) async fn query(context: &Context, args: &Query) -> Result<(), CliError> {
+    let _lock = context.lock()?;
+    let topics = args.content_topics.iter().map(|topic| topic.parse()).collect::<Result<Vec<ContentTopic>, _>>()?;
+    let buyer = context.buyer().await?;
+    let provider = args.provider.as_deref().map(parse_peer).transpose()?;
+    let pubsub = buyer.node().pubsub_topic(&topics[0])?;
+    let mut request = StoreQueryRequest::by_topics(pubsub, topics);
+    request.pagination_limit = Some(args.page_size);
+    request.pagination_forward = true;
+    if args.unpaid {
+        let result = ask_unpaid(context, &buyer, provider, &request).await;
+        buyer.node().shutdown().await;
+        return result;
+    }
+    let (paid, offer) = buyer.paid_store(provider).await?;
+    buyer.connect(&offer).await?;
+    let following = tokio::spawn({
+        let ledger = buyer.wallet().ledger().clone();
+        async move { ledger.run(std::future::pending()).await }
+    });
+    context.format.progress("making a ticket");
+    let (delivery, pages, failure) = paid.query(request, args.max_pages).await;
+    following.abort();
+    buyer.store().put_delivery(&delivery).await?;
+    let mut lines = Vec::new();
+    for (number, page) in pages.iter().enumerate() {
+        lines.push(format!(
+            "page {}: {} messages in {:.1} ms, ticket in {:.1} ms{}",
+            number + 1,
+            page.response.messages.len(),
+            page.latency.as_secs_f64() * 1e3,
+            page.payment.as_secs_f64() * 1e3,
+            if page.young { " (newest root: the stream is young)" } else { "" }
+        ));
+    }
+    let messages: Vec<_> = pages
+        .iter()
+        .flat_map(|page| &page.response.messages)
+        .map(|entry| {
+            let payload = entry.data.as_ref().map(|(_, message)| String::from_utf8_lossy(&message.payload).into_owned());
+            json!({ "hash": entry.hash.to_string(), "payload": payload })
+        })
+        .collect();
+    lines.push(format!("{} messages, {}", messages.len(), if delivery.exhausted { "all there are" } else { "more follow" }));
+    let replay = match (&failure, args.replay, pages.last()) {
+        (None, true, Some(page)) => {
+            let verdict = paid.replay(page).await?;
+            lines.push(format!("the last ticket sent again with another request: {}", verdict_text(&verdict)));
+            Some(verdict_json(&verdict))
+        }
+        _ => None,
+    };
+    context.format.emit(
+        &lines.join("\n"),
+        &json!({
+            "delivery": delivery.id, "provider": delivery.provider, "messages": messages, "exhausted": delivery.exhausted,
+            "pages": pages.iter().map(|page| json!({
+                "messages": page.response.messages.len(), "latency_ms": page.latency.as_secs_f64() * 1e3,
+                "ticket_ms": page.payment.as_secs_f64() * 1e3, "young": page.young,
+            })).collect::<Vec<_>>(),
+            "replay": replay,
+        }),
+    );
+    buyer.node().shutdown().await;
+    failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+async fn ask_unpaid(context: &Context, buyer: &Buyer, provider: Option<PeerId>, request: &StoreQueryRequest) -> Result<(), CliError> {
+    let provider = match provider {
+        Some(peer) => peer,
+        None => buyer.store().last_choice().await?.ok_or(ClientError::NoProvider)?,
+    };
+    let offer = buyer.directory().offer(provider)?;
+    buyer.connect(&offer).await?;
+    let (response, verdict) = unpaid(buyer.node(), provider, request).await?;
+    let text = format!("status {}: {}; {} messages", response.status.0, verdict_text(&verdict), response.messages.len());
+    context.format.emit(
+        &text,
+        &json!({ "status": response.status.0, "verdict": verdict_json(&verdict), "messages": response.messages.len() }),
+    );
+    Ok(())
+}
+
+fn verdict_text(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Accepted => "accepted".into(),
+        Verdict::Refused { reason, description, .. } => {
+            format!("refused with {} [{}]: {description}", reason.status_code(), reason.code())
+        }
+        Verdict::Unknown { code, description } => format!("answered {code}: {description}"),
+    }
+}
+
+fn verdict_json(verdict: &Verdict) -> serde_json::Value {
+    match verdict {
+        Verdict::Accepted => json!({ "accepted": true }),
+        Verdict::Refused { reason, description, offer } => json!({
+            "accepted": false, "status": reason.status_code(), "code": reason.code(), "description": description,
+            "offer": offer.map(|id| id.to_string()),
+        }),
+        Verdict::Unknown { code, description } => json!({ "accepted": false, "status": code, "description": description }),
+    }
+}
+
+pub(crate) async fn assess(context: &Context, args: &Assess) -> Result<(), CliError> {
+    let buyer = context.buyer_for(&[]).await?;
+    let provider = args.provider.as_deref().map(parse_peer).transpose()?;
+    let (assessment, counted, score) = buyer.assess(provider).await?;
+    let rows: Vec<Vec<String>> = assessment
+        .measurements
+        .iter()
+        .map(|m| vec![m.name.clone(), format!("{:.3} {}", m.value, m.unit), m.score.map_or(String::new(), |score| format!("{score:.3}")), format!("{:.2}", m.weight)])
+        .collect();
+    let verdict = verdict_score(&assessment).map_or("says nothing of the provider".into(), |score| format!("{score:.3}"));
+    let text = format!(
+        "{}\nassessment: {verdict}{}\nreputation now: {score}",
+        table(&["measured", "value", "score", "weight"], &rows),
+        if counted { "" } else { " (counted before)" }
+    );
+    context.format.emit(
+        &text,
+        &json!({ "assessment": assessment, "counted": counted, "score": score.value, "experience": score.experience }),
+    );
+    buyer.node().shutdown().await;
+    Ok(())
+}
+
+fn parse_peer(text: &str) -> Result<PeerId, CliError> {
+    text.parse().map_err(|_| CliError::Input { reason: format!("'{text}' is no peer id") })
+}

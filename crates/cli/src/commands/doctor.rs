@@ -1,0 +1,96 @@
+//! `tributary doctor`: looks at everything a command needs and names what is wrong.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use alloy::{eips::BlockNumberOrTag, providers::Provider as _};
+use serde_json::json;
+use tributary_prover::{Circuit, Prover};
+use tributary_waku::NodeKey;
+
+use crate::{context::Context, error::CliError};
+
+/// Seconds by which this machine's clock and the chain's may differ.
+const MAX_SKEW: u64 = 60;
+
+struct Check {
+    name: &'static str,
+    result: Result<String, String>,
+}
+
+/// Runs all checks.
+pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
+    let mut checks = Vec::new();
+    let mut check = |name, result: Result<String, String>| checks.push(Check { name, result });
+
+    let manifest = context.manifest();
+    check("manifest", manifest.as_ref().map(|m| format!("pool {} on chain {}", m.pool, m.chain_id)).map_err(ToString::to_string));
+    let chain = context.chain();
+    if let (Ok(chain), Ok(manifest)) = (&chain, &manifest) {
+        let id = chain.get_chain_id().await;
+        check("chain", match id {
+            Ok(id) if id == manifest.chain_id => Ok(format!("chain {id} answers")),
+            Ok(id) => Err(format!("the endpoint is chain {id}, the manifest chain {}: set chain.rpc or chain.manifest", manifest.chain_id)),
+            Err(error) => Err(format!("the endpoint does not answer: {error}; check chain.rpc")),
+        });
+        let code = chain.get_code_at(manifest.pool).await;
+        check("contract", match code {
+            Ok(code) if !code.is_empty() => Ok(format!("{} bytes at {}", code.len(), manifest.pool)),
+            Ok(_) => Err(format!("there is no contract at {}: the manifest is of another chain or an old local one", manifest.pool)),
+            Err(error) => Err(error.to_string()),
+        });
+        if let Ok(Some(block)) = chain.get_block_by_number(BlockNumberOrTag::Latest).await {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+            let skew = now.abs_diff(block.header.timestamp);
+            check("clock", if skew <= MAX_SKEW {
+                Ok(format!("{skew} s from the newest block"))
+            } else {
+                Err(format!("this machine's clock and the newest block differ by {skew} s (at most {MAX_SKEW}): set the clock, or the chain stands still"))
+            });
+        }
+    }
+    for circuit in Circuit::ALL {
+        let wanted = manifest.as_ref().ok().map(|m| match circuit {
+            Circuit::Transact => m.vk_hashes.transact,
+            Circuit::Close => m.vk_hashes.close,
+            Circuit::Claim => m.vk_hashes.claim,
+            Circuit::Insert => m.vk_hashes.insert,
+            Circuit::Ticket => m.vk_hashes.ticket,
+        });
+        let found = Prover::load(&context.config.artifacts, &[circuit]).and_then(|prover| prover.verifying_key(circuit));
+        check(circuit.name(), match (found, wanted) {
+            (Ok(key), Some(wanted)) if key.hash() == wanted.0 => Ok("the key is the pool's".into()),
+            (Ok(_), Some(wanted)) => Err(format!("the key is not the pool's ({wanted}): run script/setup, or get this pool's artefacts")),
+            (Ok(_), None) => Err("there is no manifest to compare it with".into()),
+            (Err(error), _) => Err(error.to_string()),
+        });
+    }
+    if let Some(keystore) = &context.config.chain.keystore {
+        check("keystore", if keystore.exists() { Ok(keystore.display().to_string()) } else { Err(format!("{} does not exist: check chain.keystore", keystore.display())) });
+    }
+    if !context.config.waku.bootstrap.is_empty() {
+        match context.node(NodeKey::generate(), false).await {
+            Ok(node) => {
+                let peers = node.connected_peers().await.len();
+                let wanted = context.config.waku.bootstrap.len();
+                check("peers", if peers > 0 { Ok(format!("{peers} of {wanted} bootstrap peers answer")) } else { Err(format!("none of {wanted} bootstrap peers answers: check waku.bootstrap")) });
+                node.shutdown().await;
+            }
+            Err(error) => check("peers", Err(error.to_string())),
+        }
+    }
+
+    let failed = checks.iter().filter(|check| check.result.is_err()).count();
+    let lines: Vec<String> = checks
+        .iter()
+        .map(|check| match &check.result {
+            Ok(detail) => format!("ok    {:<10} {detail}", check.name),
+            Err(problem) => format!("FAIL  {:<10} {problem}", check.name),
+        })
+        .collect();
+    let values: Vec<_> = checks
+        .iter()
+        .map(|check| json!({ "check": check.name, "ok": check.result.is_ok(), "detail": check.result.as_ref().unwrap_or_else(|problem| problem) }))
+        .collect();
+    context.format.emit(&lines.join("\n"), &json!({ "checks": values }));
+    if failed > 0 { Err(CliError::Unhealthy { failed, checks: checks.len() }) } else { Ok(()) }
+}

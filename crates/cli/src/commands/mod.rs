@@ -1,0 +1,9 @@
+//! The commands, one module for each part of the marketplace.
+
+pub(crate) mod buyer;
+pub(crate) mod doctor;
+pub(crate) mod init;
+pub(crate) mod node;
+pub(crate) mod provider;
+pub(crate) mod relayer;
+pub(crate) mod wallet;

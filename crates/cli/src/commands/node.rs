@@ -1,0 +1,83 @@
+//! `tributary node`, `publish`, `listen`.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tributary_client::{ClientStore, SeenMessage};
+use tributary_waku::{ContentTopic, NodeKey, WakuMessage};
+
+use crate::{
+    args::{Listen, Publish},
+    context::{Context, shutdown_signal},
+    error::CliError,
+};
+
+/// Time for the mesh to form before the first message.
+const MESH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Runs a node until it is asked to stop.
+pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
+    let node = context.node(context.node_key()?, context.config.waku.archive).await?;
+    announce(&node, "node");
+    shutdown_signal().await;
+    node.shutdown().await;
+    Ok(())
+}
+
+/// Says where the node listens: one JSON line on standard output, so that scripts can wait for it.
+pub(crate) fn announce(node: &tributary_waku::NodeHandle, role: &str) {
+    let addresses: Vec<String> =
+        node.listen_addrs().iter().map(|address| format!("{address}/p2p/{}", node.peer_id())).collect();
+    println!("{}", json!({ "role": role, "peer_id": node.peer_id().to_string(), "addresses": addresses }));
+}
+
+/// Publishes messages.
+pub(crate) async fn publish(context: &Context, args: &Publish) -> Result<(), CliError> {
+    let topic: ContentTopic = args.content_topic.parse()?;
+    let node = context.node(NodeKey::generate(), false).await?;
+    let pubsub = node.pubsub_topic(&topic)?;
+    node.wait_for_mesh(pubsub, 1, MESH_LIMIT).await?;
+    let mut hashes = Vec::new();
+    for payload in &args.payloads {
+        let message = WakuMessage::new(topic.clone(), payload.clone().into_bytes(), node.now());
+        hashes.push(node.publish(message).await?.hash.to_string());
+    }
+    let text = format!("published {} messages on {topic}", hashes.len());
+    context.format.emit(&text, &json!({ "content_topic": topic.to_string(), "hashes": hashes }));
+    node.shutdown().await;
+    Ok(())
+}
+
+/// Receives messages and remembers them.
+pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliError> {
+    let topics = args.content_topics.iter().map(|topic| topic.parse()).collect::<Result<Vec<ContentTopic>, _>>()?;
+    let store = ClientStore::open(&context.file("client.db")).await?;
+    let node = context.node(NodeKey::generate(), false).await?;
+    let mut messages = node.subscribe(topics)?;
+    announce(&node, "listener");
+    let wanted = args.count.unwrap_or(usize::MAX);
+    let mut received = 0;
+    let mut seen = 0;
+    let deadline = tokio::time::sleep(Duration::from_secs(args.seconds));
+    tokio::pin!(deadline);
+    while received < wanted {
+        let message = tokio::select! {
+            () = &mut deadline => break,
+            () = shutdown_signal() => break,
+            message = messages.recv() => message,
+        };
+        let Some(message) = message else { break };
+        received += 1;
+        let now = node.now();
+        let one = SeenMessage {
+            hash: message.hash,
+            content_topic: message.message.content_topic.to_string(),
+            timestamp: message.message.timestamp.unwrap_or(now).as_nanos(),
+        };
+        seen += store.put_seen(&[one], u64::try_from(now.as_nanos() / 1_000_000_000).unwrap_or(0)).await?;
+    }
+    let text = format!("received {received} messages, {seen} of them new");
+    context.format.emit(&text, &json!({ "received": received, "new": seen }));
+    node.shutdown().await;
+    Ok(())
+}

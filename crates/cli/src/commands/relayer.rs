@@ -1,0 +1,74 @@
+//! `tributary relayer`.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use alloy::primitives::U256;
+use tributary_ledger::SystemClock;
+use tributary_market::{
+    clock::SystemClock as MarketClock,
+    node::encryption_secret,
+    relay::{RelayFee, RelayOperation},
+};
+use tributary_prover::Circuit;
+use tributary_protocol::Amount;
+use tributary_relayer::{Engine, EngineConfig, RelayerService, RelayerStore, ServiceConfig};
+
+use crate::{
+    commands::node::announce,
+    context::{Context, shutdown_signal},
+    error::CliError,
+};
+
+/// How long an announcement holds, and how often it is made again.
+const ANNOUNCEMENT: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(30));
+
+/// Runs a relayer until it is asked to stop.
+pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
+    let settings = &context.config.relayer;
+    let signer = context.signer()?;
+    let prover = context.prover(&[Circuit::Insert])?;
+    prover.warm(Circuit::Insert)?;
+    let ledger = context.ledger("relayer-ledger.db").await?;
+    let store = RelayerStore::open(&context.file("relayer.db")).await?;
+    let config = EngineConfig {
+        max_gas_price: u128::from(settings.max_gas_price),
+        wei_per_base_unit: u128::from(settings.wei_per_base_unit),
+        low_balance: settings.low_balance.parse::<U256>().map_err(|_| CliError::Input {
+            reason: format!("relayer.low_balance '{}' is no number of wei", settings.low_balance),
+        })?,
+        poll: Duration::from_millis(context.config.chain.poll_ms),
+        ..EngineConfig::default()
+    };
+    let engine =
+        Engine::new(context.chain()?, signer, ledger.clone(), prover, store, config, Arc::new(SystemClock));
+    let node = context.node(context.node_key()?, false).await?;
+    let fee = RelayFee { alone: amount("relayer.fee", &settings.fee)?, with_insertion: amount("relayer.fee_with_insertion", &settings.fee_with_insertion)? };
+    let fees = [RelayOperation::Transact, RelayOperation::Close, RelayOperation::Claim]
+        .into_iter()
+        .map(|operation| (operation, fee))
+        .collect::<BTreeMap<_, _>>();
+    let service = RelayerService::new(
+        engine,
+        Arc::new(node.clone()),
+        Arc::new(node.key().clone()),
+        encryption_secret(node.key()),
+        Arc::new(MarketClock),
+        ServiceConfig {
+            pool: ledger.pool(),
+            fees,
+            announcement_lifetime: ANNOUNCEMENT.0,
+            announce_every: ANNOUNCEMENT.1,
+        },
+    );
+    announce(&node, "relayer");
+    service.run(shutdown_signal()).await?;
+    node.shutdown().await;
+    Ok(())
+}
+
+/// An amount of base units from the configuration.
+pub(crate) fn amount(key: &str, text: &str) -> Result<Amount, CliError> {
+    let value: u128 =
+        text.parse().map_err(|_| CliError::Input { reason: format!("{key} '{text}' is no number of base units") })?;
+    Ok(Amount::new(value)?)
+}

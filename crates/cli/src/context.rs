@@ -1,0 +1,255 @@
+//! What commands share: the home folder and what is in it, the node, the chain.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use alloy::{
+    providers::{DynProvider, Provider as _, ProviderBuilder},
+    signers::local::PrivateKeySigner,
+};
+use tributary_bindings::DeploymentManifest;
+use tributary_client::{Buyer, BuyerParts, ClientStore, open_reputation};
+use tributary_ledger::{Ledger, LedgerConfig, SystemClock};
+use tributary_prover::{Circuit, Prover};
+use tributary_waku::{
+    ArchiveConfig, ClusterId, Multiaddr, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits, Retention, Sharding,
+};
+
+use tributary_wallet::{
+    Origin, Password, Services, Vault, Wallet, WalletConfig, WalletFolder, tickets::TicketMaker,
+};
+
+use crate::{args::Cli, config::Config, error::CliError, output::Format};
+
+/// Time for a peer to answer a dial.
+const DIAL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Marks a wallet whose phrase was made by `init` and whose state does not exist yet.
+pub(crate) const FRESH: &str = "fresh";
+
+/// Held while a command uses the wallet.
+#[derive(Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "the lock lives as long as its file is open")] fs::File);
+
+/// A command's surroundings.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    /// The home folder.
+    pub(crate) home: PathBuf,
+    /// The configuration.
+    pub(crate) config: Config,
+    /// How results are printed.
+    pub(crate) format: Format,
+    /// File with the wallet's password.
+    password_file: Option<PathBuf>,
+}
+
+impl Context {
+    /// Reads the configuration in the home folder.
+    pub(crate) fn load(cli: &Cli) -> Result<Self, CliError> {
+        if !cli.home.join(crate::config::FILE_NAME).exists() {
+            return Err(CliError::NotInitialised { home: cli.home.clone() });
+        }
+        Self::with_config(cli, Config::load(&cli.home)?)
+    }
+
+    /// A context around a configuration.
+    pub(crate) fn with_config(cli: &Cli, config: Config) -> Result<Self, CliError> {
+        Ok(Self {
+            home: cli.home.clone(),
+            config,
+            format: if cli.json { Format::Json } else { Format::Text },
+            password_file: cli.password_file.clone(),
+        })
+    }
+
+    /// A file in the home folder.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.home.join(name)
+    }
+
+    /// The deployment manifest.
+    pub(crate) fn manifest(&self) -> Result<DeploymentManifest, CliError> {
+        Ok(DeploymentManifest::read(&self.config.chain.manifest)?)
+    }
+
+    /// The chain's endpoint.
+    pub(crate) fn chain(&self) -> Result<DynProvider, CliError> {
+        let url = self.config.chain.rpc.parse().map_err(|_| CliError::BadUrl { url: self.config.chain.rpc.clone() })?;
+        Ok(ProviderBuilder::new().disable_recommended_fillers().connect_http(url).erased())
+    }
+
+    /// The ledger in a file of the home folder, read up to the chain's head.
+    pub(crate) async fn ledger(&self, file: &str) -> Result<Ledger, CliError> {
+        let manifest = self.manifest()?;
+        let config =
+            LedgerConfig { poll: Duration::from_millis(self.config.chain.poll_ms), ..LedgerConfig::default() };
+        let ledger = Ledger::open(&self.file(file), self.chain()?, manifest, config).await?;
+        ledger.sync().await?;
+        Ok(ledger)
+    }
+
+    /// The prover for some circuits.
+    pub(crate) fn prover(&self, circuits: &[Circuit]) -> Result<Arc<Prover>, CliError> {
+        Ok(Arc::new(Prover::load(&self.config.artifacts, circuits)?))
+    }
+
+    /// The account that pays gas.
+    pub(crate) fn signer(&self) -> Result<PrivateKeySigner, CliError> {
+        let keystore = self.config.chain.keystore.as_ref().ok_or(CliError::NoKeystore)?;
+        let password = match &self.config.chain.password_file {
+            Some(file) => read_secret(file)?,
+            None => ask("Password of the account's keystore: ")?,
+        };
+        PrivateKeySigner::decrypt_keystore(keystore, password.as_bytes())
+            .map_err(|error| CliError::Keystore { file: keystore.clone(), reason: error.to_string() })
+    }
+
+    /// The wallet's password.
+    pub(crate) fn password(&self) -> Result<String, CliError> {
+        match &self.password_file {
+            Some(file) => read_secret(file),
+            None => ask("Password of the wallet: "),
+        }
+    }
+
+    /// One command at a time uses the wallet.
+    pub(crate) fn lock(&self) -> Result<Lock, CliError> {
+        let file = self.file("lock");
+        let handle = fs::File::create(&file).map_err(|error| CliError::Write { file: file.clone(), error })?;
+        handle.try_lock().map_err(|_| CliError::Busy { home: self.home.clone() })?;
+        Ok(Lock(handle))
+    }
+
+    /// Opens the seed.
+    pub(crate) fn vault(&self) -> Result<Vault, CliError> {
+        let password = Password::new(self.password()?);
+        Ok(Vault::open(&WalletFolder::new(self.home.clone()).seed(), &password)?)
+    }
+
+    /// Opens the wallet, its ledger read up to the chain's head.
+    pub(crate) async fn wallet(&self, circuits: &[Circuit]) -> Result<Wallet, CliError> {
+        let vault = self.vault()?;
+        let ledger = self.ledger("ledger.db").await?;
+        let prover = self.prover(circuits)?;
+        // A phrase that `init` made was never used: nothing can have been lost with a state that never was.
+        let fresh = self.file(FRESH);
+        let origin = if fresh.exists() {
+            fs::remove_file(&fresh).map_err(|error| CliError::Write { file: fresh.clone(), error })?;
+            Origin::New
+        } else {
+            Origin::Restored
+        };
+        let services = Services { ledger, prover, clock: Arc::new(SystemClock) };
+        let folder = WalletFolder::new(self.home.clone());
+        let config = WalletConfig { root_depth: 1, ..WalletConfig::default() };
+        let wallet = Wallet::with_vault(&folder, &vault, services, config, origin).await?;
+        wallet.sync().await?;
+        Ok(wallet)
+    }
+
+    /// Opens the buyer: wallet, a node under a key of its own for this command alone, and what is known of the market.
+    pub(crate) async fn buyer(&self) -> Result<Buyer, CliError> {
+        self.buyer_for(&[Circuit::Transact, Circuit::Close, Circuit::Ticket]).await
+    }
+
+    /// [`Self::buyer`] with other circuits.
+    pub(crate) async fn buyer_for(&self, circuits: &[Circuit]) -> Result<Buyer, CliError> {
+        let wallet = self.wallet(circuits).await?;
+        let node = self.node(NodeKey::generate(), false).await?;
+        let scope = wallet.keys().scope;
+        let tickets = TicketMaker::open(
+            &WalletFolder::new(self.home.clone()).tickets(&scope),
+            wallet.ledger().clone(),
+            Arc::clone(wallet.prover()),
+            wallet.restored_at(),
+        )
+        .await
+        .map_err(tributary_client::ClientError::from)?;
+        let store = ClientStore::open(&self.file("client.db")).await?;
+        let reputation = open_reputation(&self.file("reputation.db")).await?;
+        Ok(Buyer::new(BuyerParts { node, wallet, tickets, store, reputation, clock: Arc::new(SystemClock) }).await?)
+    }
+
+    /// The key of a node that others know by its id.
+    pub(crate) fn node_key(&self) -> Result<NodeKey, CliError> {
+        Ok(NodeKey::load_or_create(&self.file("node.key"))?)
+    }
+
+    /// Starts a node, with an archive if `archive` says so, and dials the bootstrap peers.
+    pub(crate) async fn node(&self, key: NodeKey, archive: bool) -> Result<NodeHandle, CliError> {
+        let waku = &self.config.waku;
+        let mut config =
+            NodeConfig::new(key, ClusterId::new(waku.cluster), Sharding::Auto { shards: waku.shards });
+        config.listen = addresses(&waku.listen)?;
+        config.static_peers = addresses(&waku.bootstrap)?;
+        config.limits = NodeLimits::shared_address();
+        if archive {
+            let mut settings = ArchiveConfig::new(self.file("messages.db"));
+            settings.retention = Retention {
+                max_age: Some(Duration::from_secs(self.config.provider.store_retention)),
+                ..Retention::default()
+            };
+            config.archive = Some(settings);
+        } else {
+            config.store = None;
+        }
+        let bootstrap = config.static_peers.clone();
+        let node = Node::spawn(config).await?;
+        for address in bootstrap {
+            if let Err(error) = node.dial_within(&address, DIAL_LIMIT).await {
+                tracing::warn!(%error, "a bootstrap peer does not answer");
+            }
+        }
+        Ok(node)
+    }
+}
+
+/// Parses addresses.
+fn addresses(texts: &[String]) -> Result<Vec<Multiaddr>, CliError> {
+    texts.iter().map(|text| text.parse().map_err(|_| CliError::BadAddress { address: text.clone() })).collect()
+}
+
+/// A secret from a file, without its final newline.
+fn read_secret(file: &Path) -> Result<String, CliError> {
+    let text = fs::read_to_string(file).map_err(|error| CliError::Read { file: file.to_owned(), error })?;
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+/// Asks on the terminal, without showing what is typed.
+fn ask(prompt: &str) -> Result<String, CliError> {
+    rpassword::prompt_password(prompt).map_err(|_| CliError::NoPassword)
+}
+
+/// Writes a new file that only its owner can read; an existing one is left alone.
+pub(crate) fn write_new(file: &Path, content: &str, mode: u32) -> Result<(), CliError> {
+    let mut handle = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(file)
+        .map_err(|error| CliError::Write { file: file.to_owned(), error })?;
+    handle
+        .write_all(content.as_bytes())
+        .and_then(|()| handle.sync_all())
+        .map_err(|error| CliError::Write { file: file.to_owned(), error })
+}
+
+/// Done when the process is asked to stop.
+pub(crate) async fn shutdown_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

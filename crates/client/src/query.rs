@@ -1,0 +1,255 @@
+//! Store queries, each page paid by a ticket.
+
+use std::time::{Duration, Instant};
+
+use tributary_market::ticket::{PreparedTicket, Reason, Remedy, Verdict};
+use tributary_protocol::ProviderDigest;
+use tributary_reputation::store::{Ending, StoreQuery};
+use tributary_waku::{
+    Bytes, NodeHandle, PeerId, StoreEntry, StoreQueryRequest, StoreQueryResponse, StoreStatus, Timestamp,
+    request_bytes_without_proof,
+};
+use tributary_wallet::tickets::{MadeTicket, PayingStream, TicketMaker};
+
+use crate::{
+    ClientError,
+    store::{DeliveredMessage, DeliveredPage, Delivery},
+};
+
+/// How often one page is asked for when the provider cannot judge the ticket yet.
+const MAX_TRIES: u32 = 8;
+
+/// Longest wait for a new block between two tries.
+const TRY_WAIT: Duration = Duration::from_secs(3);
+
+/// A page that was asked for and paid.
+#[derive(Debug, Clone)]
+pub struct PaidPage {
+    /// The request as it went out, with its ticket.
+    pub request: StoreQueryRequest,
+    /// The answer.
+    pub response: StoreQueryResponse,
+    /// From sending to having read the answer.
+    pub latency: Duration,
+    /// Time spent on taking the ticket and binding it to the request.
+    pub payment: Duration,
+    /// Whether the ticket was proved under a newer root than usual.
+    pub young: bool,
+}
+
+/// Pays for Store queries with one stream's tickets.
+#[derive(Debug, Clone)]
+pub struct PaidStore {
+    node: NodeHandle,
+    tickets: TicketMaker,
+    provider: PeerId,
+    stream: PayingStream,
+    ledger: tributary_ledger::Ledger,
+    clock: std::sync::Arc<dyn tributary_ledger::Clock>,
+    tickets_a_page: u8,
+}
+
+impl PaidStore {
+    /// Queries `provider`, paid from `stream`; `tickets_a_page` as its offer says.
+    #[must_use]
+    pub fn new(
+        node: NodeHandle,
+        tickets: TicketMaker,
+        ledger: tributary_ledger::Ledger,
+        clock: std::sync::Arc<dyn tributary_ledger::Clock>,
+        provider: PeerId,
+        stream: PayingStream,
+        tickets_a_page: u8,
+    ) -> Self {
+        Self { node, tickets, provider, stream, ledger, clock, tickets_a_page }
+    }
+
+    /// The stream that pays.
+    #[must_use]
+    pub const fn stream(&self) -> &PayingStream {
+        &self.stream
+    }
+
+    /// The tickets.
+    #[must_use]
+    pub const fn tickets(&self) -> &TicketMaker {
+        &self.tickets
+    }
+
+    /// Asks for one page.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Refused`] with the provider's reason.
+    pub async fn page(&self, mut request: StoreQueryRequest) -> Result<PaidPage, ClientError> {
+        request.eligibility_proof = None;
+        let signed = request_bytes_without_proof(&request);
+        for attempt in 1.. {
+            let started = Instant::now();
+            let slot = self.current_slot()?;
+            let ticket = self.tickets.take(&self.stream, slot, self.tickets_a_page).await?;
+            request.eligibility_proof = Some(Bytes::from(pay(&ticket, &self.stream.provider, &signed)));
+            let payment = started.elapsed();
+            let sent = Instant::now();
+            let response = self.node.store_query(self.provider, &request).await?;
+            let latency = sent.elapsed();
+            match verdict(&response) {
+                Verdict::Accepted if response.status == StoreStatus::OK => {
+                    return Ok(PaidPage { request, response, latency, payment, young: ticket.young });
+                }
+                Verdict::Refused { reason, description, .. } => {
+                    let again = match reason.remedy() {
+                        Remedy::SendAgain => {
+                            self.tickets.give_back(&self.stream, ticket);
+                            true
+                        }
+                        Remedy::NewTicket => true,
+                        _ => false,
+                    };
+                    if !again || attempt >= MAX_TRIES {
+                        return Err(ClientError::Refused { reason, description });
+                    }
+                    self.next_block().await;
+                }
+                _ => {
+                    return Err(ClientError::Failed {
+                        status: response.status.0,
+                        description: response.status_desc.clone(),
+                    });
+                }
+            }
+        }
+        unreachable!("the loop returns at its last attempt")
+    }
+
+    /// Asks for pages until the last one or `max_pages`. What was delivered before a failure is in the delivery.
+    pub async fn query(
+        &self,
+        request: StoreQueryRequest,
+        max_pages: u32,
+    ) -> (Delivery, Vec<PaidPage>, Option<ClientError>) {
+        let mut delivery = Delivery {
+            id: request.request_id.clone(),
+            provider: self.provider.to_string(),
+            service: "store".into(),
+            query: StoreQuery {
+                pubsub_topic: request.pubsub_topic.map(|topic| topic.to_string()),
+                content_topics: request.content_topics.iter().map(ToString::to_string).collect(),
+                time_start: request.time_start.map(Timestamp::as_nanos),
+                time_end: request.time_end.map(Timestamp::as_nanos),
+            },
+            at: self.clock.now(),
+            exhausted: false,
+            ending: Ending::Answered,
+            pages: Vec::new(),
+            messages: Vec::new(),
+        };
+        let mut pages = Vec::new();
+        let mut next = Some(request);
+        while let Some(request) = next.take() {
+            if pages.len() >= usize::try_from(max_pages).unwrap_or(usize::MAX) {
+                break;
+            }
+            let page = match self.page(request).await {
+                Ok(page) => page,
+                Err(error) => {
+                    delivery.ending = ending(&error);
+                    return (delivery, pages, Some(error));
+                }
+            };
+            next = page.request.next_page(&page.response);
+            delivery.pages.push(DeliveredPage {
+                latency_us: u64::try_from(page.latency.as_micros()).unwrap_or(u64::MAX),
+                messages: page.response.messages.len(),
+                more: next.is_some(),
+            });
+            delivery.messages.extend(page.response.messages.iter().map(delivered));
+            delivery.exhausted = next.is_none();
+            pages.push(page);
+        }
+        (delivery, pages, None)
+    }
+
+    /// Sends a ticket that was used before with another request, as a thief or a careless client would.
+    ///
+    /// # Errors
+    /// When there is no answer; a refusal is the answer that is wanted.
+    pub async fn replay(&self, page: &PaidPage) -> Result<Verdict, ClientError> {
+        let mut request = StoreQueryRequest::new();
+        request.include_data = page.request.include_data;
+        request.pubsub_topic = page.request.pubsub_topic;
+        request.content_topics.clone_from(&page.request.content_topics);
+        request.eligibility_proof.clone_from(&page.request.eligibility_proof);
+        Ok(verdict(&self.node.store_query(self.provider, &request).await?))
+    }
+
+    fn current_slot(&self) -> Result<tributary_protocol::Slot, ClientError> {
+        let now = tributary_protocol::UnixTime::new(self.clock.now())?;
+        Ok(self.ledger.clock().slot_of(now)?)
+    }
+
+    /// Waits for the next block that the ledger reads, or a moment.
+    async fn next_block(&self) {
+        let mut heads = self.ledger.heads();
+        heads.mark_unchanged();
+        let _ = tokio::time::timeout(TRY_WAIT, heads.changed()).await;
+    }
+}
+
+/// What a failed query says of the provider.
+fn ending(error: &ClientError) -> Ending {
+    match error {
+        ClientError::Refused { reason, description } => match reason.remedy() {
+            Remedy::SendAgain => Ending::Unavailable { reason: description.clone() },
+            Remedy::Spent => Ending::FailedAfterPayment { reason: description.clone() },
+            _ => Ending::BuyerError { reason: description.clone() },
+        },
+        ClientError::Failed { description, .. } => Ending::FailedAfterPayment { reason: description.clone() },
+        ClientError::Store(_) => Ending::NoAnswer,
+        other => Ending::BuyerError { reason: other.to_string() },
+    }
+}
+
+fn delivered(entry: &StoreEntry) -> DeliveredMessage {
+    let data = entry.data.as_ref();
+    DeliveredMessage {
+        hash: *entry.hash.as_bytes(),
+        content_hash: data.map(|(topic, message)| *message.hash(*topic).as_bytes()),
+        pubsub_topic: data.map(|(topic, _)| topic.to_string()).unwrap_or_default(),
+        content_topic: data.map(|(_, message)| message.content_topic.to_string()).unwrap_or_default(),
+        timestamp: data.and_then(|(_, message)| message.timestamp).map_or(0, Timestamp::as_nanos),
+    }
+}
+
+/// Asks without paying.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn unpaid(
+    node: &NodeHandle,
+    provider: PeerId,
+    request: &StoreQueryRequest,
+) -> Result<(StoreQueryResponse, Verdict), ClientError> {
+    let response = node.store_query(provider, request).await?;
+    let verdict = verdict(&response);
+    Ok((response, verdict))
+}
+
+/// What the answer says about payment; an answer without field 30 is judged by its status.
+fn verdict(response: &StoreQueryResponse) -> Verdict {
+    match &response.eligibility {
+        Some(status) => Verdict::read(status.status_code, &status.status_desc),
+        None if response.status == StoreStatus::OK => Verdict::Accepted,
+        None => Verdict::read(response.status.0, &response.status_desc),
+    }
+}
+
+fn pay(ticket: &MadeTicket, provider: &ProviderDigest, signed: &[u8]) -> Vec<u8> {
+    PreparedTicket { statement: ticket.statement.clone(), proof: ticket.proof, key: ticket.key.clone() }
+        .pay(provider, signed)
+}
+
+/// Whether a refusal is the one that a spent ticket gets.
+#[must_use]
+pub const fn is_replay_refusal(reason: Reason) -> bool {
+    matches!(reason, Reason::Replayed | Reason::AlreadyServed | Reason::SpentUnserved)
+}

@@ -1,0 +1,407 @@
+//! What a buyer remembers between commands: offers, announcements, what it saw itself, what it bought and what was delivered.
+
+use std::{path::Path, str::FromStr as _};
+
+use sqlx::{
+    Row as _, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use serde::{Deserialize, Serialize};
+use tributary_reputation::store::{Ending, StoreQuery};
+use tributary_waku::{MessageHash, PeerId};
+
+use crate::ClientError;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS offers (provider TEXT PRIMARY KEY, bytes BLOB NOT NULL, received INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS relayers (relayer TEXT PRIMARY KEY, bytes BLOB NOT NULL, received INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS evidence (id INTEGER PRIMARY KEY, provider TEXT NOT NULL, kind TEXT NOT NULL, bytes BLOB NOT NULL, at INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS seen (
+  hash BLOB PRIMARY KEY, content_topic TEXT NOT NULL, timestamp INTEGER NOT NULL, received INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS seen_topic ON seen (content_topic, timestamp);
+CREATE TABLE IF NOT EXISTS choices (id INTEGER PRIMARY KEY, provider TEXT NOT NULL, service TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS quotes (id INTEGER PRIMARY KEY, provider TEXT NOT NULL, offer BLOB NOT NULL, quote BLOB NOT NULL, request BLOB NOT NULL,
+  at INTEGER NOT NULL, opened INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE IF NOT EXISTS purchases (
+  commitment BLOB PRIMARY KEY, provider TEXT NOT NULL, offer BLOB NOT NULL, quote BLOB NOT NULL, at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS deliveries (
+  id INTEGER PRIMARY KEY, provider TEXT NOT NULL, at INTEGER NOT NULL, body TEXT NOT NULL, assessed INTEGER NOT NULL DEFAULT 0
+) STRICT;
+";
+
+/// Messages whose hashes are remembered, at the most; the oldest are forgotten first.
+const MAX_SEEN: i64 = 1_000_000;
+
+/// A message that the buyer received itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenMessage {
+    /// Its deterministic hash.
+    pub hash: MessageHash,
+    /// Its content topic.
+    pub content_topic: String,
+    /// Its timestamp, nanoseconds.
+    pub timestamp: i64,
+}
+
+/// One page of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveredPage {
+    /// From sending the request to having read its answer, microseconds.
+    pub latency_us: u64,
+    /// Messages in it.
+    pub messages: usize,
+    /// Whether the provider said that more follows.
+    pub more: bool,
+}
+
+/// One message of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveredMessage {
+    /// The hash that the provider named.
+    pub hash: [u8; 32],
+    /// The hash of what came; none when only hashes were asked for.
+    pub content_hash: Option<[u8; 32]>,
+    /// Pubsub topic.
+    pub pubsub_topic: String,
+    /// Content topic.
+    pub content_topic: String,
+    /// Timestamp, nanoseconds.
+    pub timestamp: i64,
+}
+
+/// What a provider answered to one query.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Random id.
+    pub id: String,
+    /// Peer id of who answered.
+    pub provider: String,
+    /// Service id.
+    pub service: String,
+    /// What was asked for.
+    pub query: StoreQuery,
+    /// When the query began, Unix seconds.
+    pub at: u64,
+    /// Whether the last page was reached.
+    pub exhausted: bool,
+    /// How it ended.
+    pub ending: Ending,
+    /// Its pages.
+    pub pages: Vec<DeliveredPage>,
+    /// Its messages.
+    pub messages: Vec<DeliveredMessage>,
+}
+
+/// What an open stream was opened for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purchase {
+    /// The stream note's commitment.
+    pub commitment: [u8; 32],
+    /// Provider.
+    pub provider: PeerId,
+    /// The signed offer under which it was opened.
+    pub offer: Vec<u8>,
+    /// The signed quote.
+    pub quote: Vec<u8>,
+    /// Unix seconds.
+    pub at: u64,
+}
+
+/// A quote that was agreed and perhaps not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredQuote {
+    /// Number in the database.
+    pub id: i64,
+    /// Who signed it.
+    pub provider: PeerId,
+    /// The signed offer.
+    pub offer: Vec<u8>,
+    /// The signed quote.
+    pub quote: Vec<u8>,
+    /// The request that it answers.
+    pub request: Vec<u8>,
+}
+
+/// The buyer's database.
+#[derive(Debug, Clone)]
+pub struct ClientStore(SqlitePool);
+
+impl ClientStore {
+    /// Opens or makes the database at `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub async fn open(path: &Path) -> Result<Self, ClientError> {
+        let options = SqliteConnectOptions::from_str("sqlite://")?
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true);
+        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        sqlx::raw_sql(SCHEMA).execute(&pool).await?;
+        Ok(Self(pool))
+    }
+
+    /// Remembers a provider's newest signed offer.
+    ///
+    /// # Errors
+    /// When the database fails; so do all other methods.
+    pub async fn put_offer(&self, provider: PeerId, bytes: &[u8], now: u64) -> Result<(), ClientError> {
+        self.put("INSERT INTO offers (provider, bytes, received) VALUES (?, ?, ?) ON CONFLICT (provider) DO UPDATE SET bytes = excluded.bytes, received = excluded.received", provider, bytes, now)
+            .await
+    }
+
+    /// Remembers a relayer's newest announcement.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn put_relayer(&self, relayer: PeerId, bytes: &[u8], now: u64) -> Result<(), ClientError> {
+        self.put("INSERT INTO relayers (relayer, bytes, received) VALUES (?, ?, ?) ON CONFLICT (relayer) DO UPDATE SET bytes = excluded.bytes, received = excluded.received", relayer, bytes, now)
+            .await
+    }
+
+    /// Keeps proof of a provider's misbehaviour.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn put_evidence(&self, provider: PeerId, kind: &str, bytes: &[u8], now: u64) -> Result<(), ClientError> {
+        sqlx::query("INSERT INTO evidence (provider, kind, bytes, at) VALUES (?, ?, ?, ?)")
+            .bind(provider.to_string())
+            .bind(kind)
+            .bind(bytes)
+            .bind(signed(now))
+            .execute(&self.0)
+            .await?;
+        Ok(())
+    }
+
+    /// Signed offers, newest first, at most 1,024.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn offers(&self) -> Result<Vec<Vec<u8>>, ClientError> {
+        Ok(sqlx::query_scalar("SELECT bytes FROM offers ORDER BY received DESC LIMIT 1024").fetch_all(&self.0).await?)
+    }
+
+    /// Signed announcements, newest first, at most 256.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn relayers(&self) -> Result<Vec<Vec<u8>>, ClientError> {
+        Ok(sqlx::query_scalar("SELECT bytes FROM relayers ORDER BY received DESC LIMIT 256").fetch_all(&self.0).await?)
+    }
+
+    /// Remembers that messages were received; returns how many are new.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn put_seen(&self, messages: &[SeenMessage], now: u64) -> Result<u64, ClientError> {
+        let mut tx = self.0.begin_with("BEGIN IMMEDIATE").await?;
+        let mut new = 0;
+        for message in messages {
+            new += sqlx::query("INSERT OR IGNORE INTO seen (hash, content_topic, timestamp, received) VALUES (?, ?, ?, ?)")
+                .bind(&message.hash.as_bytes()[..])
+                .bind(&message.content_topic)
+                .bind(message.timestamp)
+                .bind(signed(now))
+                .execute(&mut *tx)
+                .await?
+                .rows_affected();
+        }
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM seen").fetch_one(&mut *tx).await?;
+        if count > MAX_SEEN {
+            sqlx::query("DELETE FROM seen WHERE hash IN (SELECT hash FROM seen ORDER BY received LIMIT ?)")
+                .bind(count - MAX_SEEN)
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(new)
+    }
+
+    /// Messages of a topic seen in a time range (nanoseconds, both ends inclusive).
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn seen(&self, content_topic: &str, from: i64, to: i64) -> Result<Vec<MessageHash>, ClientError> {
+        let rows = sqlx::query("SELECT hash FROM seen WHERE content_topic = ? AND timestamp BETWEEN ? AND ? ORDER BY timestamp LIMIT 100000")
+            .bind(content_topic)
+            .bind(from)
+            .bind(to)
+            .fetch_all(&self.0)
+            .await?;
+        rows.iter().map(|row| Ok(hash(row.try_get("hash")?))).collect()
+    }
+
+    /// Remembers which provider was chosen.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn put_choice(&self, provider: PeerId, service: &str, now: u64) -> Result<(), ClientError> {
+        sqlx::query("INSERT INTO choices (provider, service, at) VALUES (?, ?, ?)")
+            .bind(provider.to_string())
+            .bind(service)
+            .bind(signed(now))
+            .execute(&self.0)
+            .await?;
+        Ok(())
+    }
+
+    /// The provider chosen last.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_choice(&self) -> Result<Option<PeerId>, ClientError> {
+        let text: Option<String> =
+            sqlx::query_scalar("SELECT provider FROM choices ORDER BY id DESC LIMIT 1").fetch_optional(&self.0).await?;
+        Ok(text.and_then(|text| text.parse().ok()))
+    }
+
+    /// Keeps an agreed quote, before a stream is opened under it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn put_quote(
+        &self,
+        provider: PeerId,
+        offer: &[u8],
+        quote: &[u8],
+        request: &[u8],
+        now: u64,
+    ) -> Result<i64, ClientError> {
+        Ok(sqlx::query("INSERT INTO quotes (provider, offer, quote, request, at) VALUES (?, ?, ?, ?, ?)")
+            .bind(provider.to_string())
+            .bind(offer)
+            .bind(quote)
+            .bind(request)
+            .bind(signed(now))
+            .execute(&self.0)
+            .await?
+            .last_insert_rowid())
+    }
+
+    /// The newest quote that no stream was opened under.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn open_quote(&self) -> Result<Option<StoredQuote>, ClientError> {
+        let row = sqlx::query("SELECT * FROM quotes WHERE opened = 0 ORDER BY id DESC LIMIT 1").fetch_optional(&self.0).await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(StoredQuote {
+            id: row.try_get("id")?,
+            provider: peer(row.try_get("provider")?)?,
+            offer: row.try_get("offer")?,
+            quote: row.try_get("quote")?,
+            request: row.try_get("request")?,
+        }))
+    }
+
+    /// Notes what a stream is opened for, before it is sent.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn put_purchase(&self, purchase: &Purchase, quote: i64) -> Result<(), ClientError> {
+        let mut tx = self.0.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query("INSERT OR REPLACE INTO purchases (commitment, provider, offer, quote, at) VALUES (?, ?, ?, ?, ?)")
+            .bind(&purchase.commitment[..])
+            .bind(purchase.provider.to_string())
+            .bind(&purchase.offer)
+            .bind(&purchase.quote)
+            .bind(signed(purchase.at))
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("UPDATE quotes SET opened = 1 WHERE id = ?").bind(quote).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Purchases, newest first, at most 1,024.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn purchases(&self) -> Result<Vec<Purchase>, ClientError> {
+        let rows = sqlx::query("SELECT * FROM purchases ORDER BY at DESC LIMIT 1024").fetch_all(&self.0).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Purchase {
+                    commitment: *hash(row.try_get("commitment")?).as_bytes(),
+                    provider: peer(row.try_get("provider")?)?,
+                    offer: row.try_get("offer")?,
+                    quote: row.try_get("quote")?,
+                    at: unsigned(row.try_get("at")?),
+                })
+            })
+            .collect()
+    }
+
+    /// Stores a delivery.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn put_delivery(&self, delivery: &Delivery) -> Result<(), ClientError> {
+        let body = serde_json::to_string(delivery).map_err(|_| ClientError::Damaged { what: "a delivery" })?;
+        sqlx::query("INSERT INTO deliveries (provider, at, body) VALUES (?, ?, ?)")
+            .bind(&delivery.provider)
+            .bind(signed(delivery.at))
+            .bind(body)
+            .execute(&self.0)
+            .await?;
+        Ok(())
+    }
+
+    /// The newest delivery and its number, of `provider` if one is named.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_delivery(&self, provider: Option<PeerId>) -> Result<Option<(i64, Delivery)>, ClientError> {
+        let provider = provider.map(|peer| peer.to_string());
+        let row = sqlx::query("SELECT id, body FROM deliveries WHERE ?1 IS NULL OR provider = ?1 ORDER BY id DESC LIMIT 1")
+            .bind(&provider)
+            .fetch_optional(&self.0)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let body: String = row.try_get("body")?;
+        let delivery = serde_json::from_str(&body).map_err(|_| ClientError::Damaged { what: "a delivery" })?;
+        Ok(Some((row.try_get("id")?, delivery)))
+    }
+
+    /// Marks a delivery as assessed; false when it was already: one delivery counts once.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn assessed(&self, delivery: i64) -> Result<bool, ClientError> {
+        Ok(sqlx::query("UPDATE deliveries SET assessed = 1 WHERE id = ? AND assessed = 0")
+            .bind(delivery)
+            .execute(&self.0)
+            .await?
+            .rows_affected()
+            == 1)
+    }
+
+    async fn put(&self, sql: &'static str, peer: PeerId, bytes: &[u8], now: u64) -> Result<(), ClientError> {
+        sqlx::query(sql).bind(peer.to_string()).bind(bytes).bind(signed(now)).execute(&self.0).await?;
+        Ok(())
+    }
+}
+
+fn peer(text: &str) -> Result<PeerId, ClientError> {
+    text.parse().map_err(|_| ClientError::Damaged { what: "a peer id" })
+}
+
+fn hash(bytes: &[u8]) -> MessageHash {
+    let mut out = [0; 32];
+    let length = bytes.len().min(32);
+    out[..length].copy_from_slice(&bytes[..length]);
+    MessageHash::from_bytes(out)
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
