@@ -3,15 +3,16 @@
 //   node snarkjs.mjs verify JOBS     JOBS: [{ vkey, publics, proof }], writes [true, false, ...]
 //   node snarkjs.mjs prove JOBS      JOBS: [{ inputs, wasm, zkey }], writes [{ proof, publicSignals }, ...]
 //   node snarkjs.mjs time JOBS       JOBS: [{ inputs, wasm, zkey, runs }], writes [[milliseconds, ...], ...], warm
-//   node snarkjs.mjs key ZKEY        writes the key's contributions' names
+//   node snarkjs.mjs key ZKEY        writes what the key is for and whether it calls itself INSECURE
+//   node snarkjs.mjs contribute OLD NEW VKEY   writes the zkey NEW, which is OLD with a contribution, and its verifying key
 //
 // JOBS is a file with JSON; the answer goes to standard output as JSON.
 
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import * as snarkjs from 'snarkjs';
 
-const [command, file] = process.argv.slice(2);
-const jobs = command === 'key' ? null : JSON.parse(readFileSync(file, 'utf8'));
+const [command, file, ...rest] = process.argv.slice(2);
+const jobs = ['key', 'contribute'].includes(command) ? null : JSON.parse(readFileSync(file, 'utf8'));
 const answers = [];
 
 if (command === 'verify') {
@@ -38,6 +39,11 @@ if (command === 'verify') {
   answers.push({ nPublic: key.nPublic, domainSize: key.domainSize, protocol: key.protocol });
   const bytes = readFileSync(file);
   answers.push(bytes.includes('INSECURE development key'));
+} else if (command === 'contribute') {
+  const [contributed, vkey] = rest;
+  await snarkjs.zKey.contribute(file, contributed, 'a contributor', 'entropy of a test');
+  writeFileSync(vkey, JSON.stringify(await snarkjs.zKey.exportVerificationKey(contributed)));
+  answers.push(true);
 } else {
   throw new Error(`unknown command ${command}`);
 }

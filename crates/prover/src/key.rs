@@ -91,6 +91,8 @@ impl ProvingKey {
             });
         }
 
+        // Checked before anything is allocated by the header's word.
+        file.items(9, domain, G1_LEN)?;
         let (a_matrix, b_matrix) = matrices(&file, wires, domain)?;
         let off_curve = |section: u32| file.bad(format!("section {section} has a point off its curve"));
         let query_1 = |section: u32, count: usize, first: usize| {

@@ -26,8 +26,8 @@ pub use artifacts::Artifacts;
 pub use error::{ArtifactError, Error, KeyError, ProofError, VerifyError, WitnessError};
 pub use manifest::{KeyManifest, KeyRecord};
 pub use proof::Proof;
-pub use prover::{CircuitInputs, Inputs, Prover};
-pub use tributary_protocol::Circuit;
+pub use prover::{Inputs, Prover};
+pub use tributary_protocol::{Circuit, CircuitInputs};
 pub use vkey::VerifyingKey;
 
 use std::path::Path;

@@ -12,6 +12,7 @@ use ark_ec::{
 };
 use ark_ff::{AdditiveGroup, BigInt, BigInteger, Field, PrimeField, Zero};
 use rayon::prelude::*;
+use zeroize::Zeroize;
 
 /// An affine point; `(0, 0)`, which is on no curve here, stands for the identity.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +41,7 @@ impl<P: SWCurveConfig> From<Affine<P>> for Point<P::BaseField> {
 }
 
 /// A scalar as sign and magnitude, the magnitude at most (r - 1) / 2: small negative numbers stay small.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Zeroize)]
 pub(crate) struct Scalar {
     magnitude: BigInt<4>,
     negative: bool,

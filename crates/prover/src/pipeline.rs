@@ -5,6 +5,7 @@ use ark_ec::CurveGroup;
 use ark_ff::UniformRand;
 use rand::{CryptoRng, RngCore};
 use rayon::prelude::*;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     Proof,
@@ -31,7 +32,8 @@ impl Pipeline {
         let key = &self.key;
         assert_eq!(witness.len(), key.wires);
         let (r, s) = (Fr::rand(rng), Fr::rand(rng));
-        let scalars: Vec<Scalar> = witness.par_iter().map(|w| Scalar::from(*w)).collect();
+        // Wiped when dropped, as everything that the witness follows from.
+        let scalars: Zeroizing<Vec<Scalar>> = Zeroizing::new(witness.par_iter().map(|w| Scalar::from(*w)).collect());
         let scalars = &scalars;
         // Listed so that the longest come first.
         let ((b_2, (a, b_1)), (h, l)) = rayon::join(
@@ -65,7 +67,7 @@ impl Pipeline {
     }
 
     /// A B - C on the odd points of the doubled domain.
-    fn quotient(&self, witness: &[Fr]) -> Vec<Scalar> {
+    fn quotient(&self, witness: &[Fr]) -> Zeroizing<Vec<Scalar>> {
         let key = &self.key;
         let rows = |matrix: &crate::r1cs::Matrix| -> Vec<Fr> {
             (0..key.domain).into_par_iter().with_min_len(256).map(|i| matrix.dot(i, witness)).collect()
@@ -77,6 +79,10 @@ impl Pipeline {
             || self.shift.apply(&mut a),
             || rayon::join(|| self.shift.apply(&mut b), || self.shift.apply(&mut c)),
         );
-        a.par_iter().zip(&b).zip(&c).map(|((a, b), c)| Scalar::from(*a * b - c)).collect()
+        let h = a.par_iter().zip(&b).zip(&c).map(|((a, b), c)| Scalar::from(*a * b - c)).collect();
+        for values in [&mut a, &mut b, &mut c] {
+            values.zeroize();
+        }
+        Zeroizing::new(h)
     }
 }

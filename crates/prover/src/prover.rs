@@ -14,9 +14,6 @@ use crate::{
     manifest::sha256_hex, pipeline::Pipeline, witness::Program,
 };
 
-/// Inputs by name, for callers that build them by hand. [`tributary_protocol::CircuitInputs`] is what witnesses give.
-pub type CircuitInputs = BTreeMap<String, Vec<Fr>>;
-
 /// A circuit's inputs: names and values, arrays flattened in row-major order (encodings, "Circuit inputs").
 pub trait Inputs {
     /// Every input once, in any order.
@@ -30,7 +27,8 @@ impl Inputs for tributary_protocol::CircuitInputs {
     }
 }
 
-impl Inputs for CircuitInputs {
+/// For inputs made by hand.
+impl Inputs for BTreeMap<String, Vec<Fr>> {
     fn signals(&self) -> impl Iterator<Item = (&str, &[Fr])> {
         self.iter().map(|(name, values)| (name.as_str(), values.as_slice()))
     }

@@ -3,6 +3,8 @@
 
 mod field;
 mod graph;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod wasm;
 

@@ -24,7 +24,9 @@ const CELL_WORDS: usize = CELL as usize / 4;
 const PAGE: usize = 1 << 16;
 /// Bounds on what a program may use: 1 GiB of memory, calls this deep, this many instructions.
 const MAX_PAGES: usize = 1 << 14;
-const MAX_DEPTH: usize = 200;
+const MAX_DEPTH: usize = 100;
+/// Blocks within blocks and calls, together: what the tracer's own stack must hold.
+const MAX_NESTING: usize = 400;
 const MAX_STEPS: u64 = 20_000_000_000;
 
 /// What a function is to the tracer.
@@ -116,6 +118,7 @@ struct Tracer<'m> {
     message: Option<(String, u32)>,
     setting_input: bool,
     depth: usize,
+    nesting: usize,
     steps: u64,
 }
 
@@ -196,6 +199,7 @@ impl<'m> Tracer<'m> {
             message: None,
             setting_input: false,
             depth: 0,
+            nesting: 0,
             steps: 0,
         };
         for needed in [Role::Copy, Role::IsTrue, Role::Operator(Operator::Mul), Role::SetInput] {
@@ -493,17 +497,23 @@ impl<'m> Tracer<'m> {
     }
 
     fn run(&mut self, body: &[Op], frame: &mut Frame) -> Result<Flow, Reason> {
+        if self.nesting >= MAX_NESTING {
+            return Err("blocks and calls are nested too deeply".into());
+        }
+        self.nesting += 1;
+        let mut flow = Flow::Next;
         for op in body {
             self.steps += 1;
             if self.steps > MAX_STEPS {
                 return Err("it runs too long".into());
             }
-            let flow = self.step(op, frame)?;
+            flow = self.step(op, frame)?;
             if flow != Flow::Next {
-                return Ok(flow);
+                break;
             }
         }
-        Ok(Flow::Next)
+        self.nesting -= 1;
+        Ok(flow)
     }
 
     fn step(&mut self, op: &Op, frame: &mut Frame) -> Result<Flow, Reason> {

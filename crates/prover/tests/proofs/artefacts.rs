@@ -13,13 +13,13 @@ use tributary_prover::{
 use super::{artefacts_dir, pool};
 
 /// A copy of the ticket circuit's artefacts that a test may spoil.
-struct Copy {
+pub(super) struct Copy {
     _dir: TempDir,
-    artifacts: Artifacts,
+    pub(super) artifacts: Artifacts,
 }
 
 impl Copy {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = TempDir::new().expect("a temporary folder");
         let artifacts = Artifacts::new(dir.path().join("circuits"));
         fs::create_dir(artifacts.dir()).expect("a folder");
@@ -50,12 +50,13 @@ impl Copy {
     }
 
     /// Makes the manifest name the files as they are now: an attacker who can write one can write the other.
-    fn approve(&self) {
+    pub(super) fn approve(&self, development: bool) {
         let path = self.artifacts.manifest();
         let mut manifest = KeyManifest::load(&path).expect("a manifest");
         let record = manifest.circuits.get_mut("ticket").expect("an entry");
         record.zkey_sha256 = hash(&self.artifacts.zkey(Circuit::Ticket));
         record.vkey_sha256 = hash(&self.artifacts.vkey(Circuit::Ticket));
+        record.development = development;
         fs::write(path, serde_json::to_vec(&manifest).expect("JSON")).expect("written");
     }
 }
@@ -122,7 +123,7 @@ fn damaged_keys_are_refused_even_where_the_manifest_names_them() {
     let spoil = |change: &dyn Fn(&mut Vec<u8>)| {
         let copy = Copy::new();
         edit(&copy.artifacts.zkey(Circuit::Ticket), |bytes| change(bytes));
-        copy.approve();
+        copy.approve(true);
         copy.refused()
     };
     for (what, change) in [
@@ -162,13 +163,13 @@ fn another_circuits_key_is_refused() {
     let copy = Copy::new();
     let from = Artifacts::new(artefacts_dir());
     fs::copy(from.zkey(Circuit::Close), copy.artifacts.zkey(Circuit::Ticket)).expect("copied");
-    copy.approve();
+    copy.approve(true);
     let (code, text) = copy.refused();
     assert_eq!(code, "TRB-2033");
     assert!(text.contains("verifying key"), "{text}");
 
     fs::copy(from.vkey(Circuit::Close), copy.artifacts.vkey(Circuit::Ticket)).expect("copied");
-    copy.approve();
+    copy.approve(true);
     let (code, text) = copy.refused();
     assert_eq!(code, "TRB-2014", "{text}");
 }
@@ -183,7 +184,7 @@ fn a_tampered_proving_key_makes_no_proof() {
         bytes[at..at + 64].copy_from_slice(&second);
         bytes[at + 64..at + 128].copy_from_slice(&first);
     });
-    copy.approve();
+    copy.approve(true);
     assert_eq!(copy.refused().0, "TRB-2053");
 }
 

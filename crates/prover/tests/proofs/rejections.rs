@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use ark_bn254::{Fq, Fq2, Fr, G1Affine, G2Affine};
 use ark_ec::{AffineRepr, CurveGroup, PrimeGroup};
 use ark_ff::{BigInteger, PrimeField, UniformRand};
@@ -209,13 +211,13 @@ fn inputs_that_do_not_satisfy_the_circuit_are_refused_where_they_fail() {
 
 #[test]
 fn inputs_of_another_shape_are_refused_by_name() {
-    let given: tributary_prover::CircuitInputs = pool()
+    let given: BTreeMap<String, Vec<Fr>> = pool()
         .ticket(1, 0)
         .inputs_unchecked()
         .iter()
         .map(|(name, values)| (name.to_owned(), values.to_vec()))
         .collect();
-    let refused = |inputs: &tributary_prover::CircuitInputs| match prover().prove(Circuit::Ticket, inputs) {
+    let refused = |inputs: &BTreeMap<String, Vec<Fr>>| match prover().prove(Circuit::Ticket, inputs) {
         Err(Error::Witness(e)) => e,
         other => panic!("{other:?}"),
     };

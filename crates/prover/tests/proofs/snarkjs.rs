@@ -3,14 +3,15 @@
 use std::{path::PathBuf, process::Command};
 
 use serde_json::{Value, json};
-use tributary_prover::{Artifacts, Circuit, Fr, Proof};
+use tributary_protocol::witness::Witness;
+use tributary_prover::{Artifacts, Circuit, Fr, Proof, Prover, VerifyError};
 
-use super::{artefacts_dir, honest, prover};
+use super::{artefacts::Copy, artefacts_dir, honest, pool, prover};
 
 /// Runs the script at the crate's root; it answers with JSON.
-fn snarkjs(command: &str, argument: &std::path::Path) -> Value {
+fn snarkjs(command: &str, arguments: &[&std::path::Path]) -> Value {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("snarkjs.mjs");
-    let out = Command::new("node").arg(script).arg(command).arg(argument).output().expect("node runs");
+    let out = Command::new("node").arg(script).arg(command).args(arguments).output().expect("node runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).expect("JSON")
 }
@@ -18,7 +19,7 @@ fn snarkjs(command: &str, argument: &std::path::Path) -> Value {
 fn ask(command: &str, jobs: &Value) -> Value {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(file.path(), jobs.to_string()).expect("written");
-    snarkjs(command, file.path())
+    snarkjs(command, &[file.path()])
 }
 
 fn decimal(publics: &[Fr]) -> Vec<String> {
@@ -75,9 +76,29 @@ fn proofs_of_snarkjs_verify_in_ours() {
 #[test]
 fn snarkjs_reads_our_keys_and_sees_what_they_are() {
     let artefacts = Artifacts::new(artefacts_dir());
-    let answer = snarkjs("key", &artefacts.zkey(Circuit::Ticket));
+    let answer = snarkjs("key", &[&artefacts.zkey(Circuit::Ticket)]);
     assert_eq!(answer[0]["nPublic"], json!(13));
     assert_eq!(answer[0]["domainSize"], json!(16384));
     let development = prover().is_development(Circuit::Ticket).expect("loaded");
     assert_eq!(answer[1], json!(development), "a development key says so in its zkey, and in the manifest");
+}
+
+/// A ceremony goes on with snarkjs: what it contributes to proves here as it is, and proofs under the old key are worth nothing.
+#[test]
+fn a_key_that_snarkjs_contributed_to_proves_here() {
+    let copy = Copy::new();
+    let old = prover().verifying_key(Circuit::Ticket).expect("loaded");
+    let (zkey, vkey) = (copy.artifacts.zkey(Circuit::Ticket), copy.artifacts.vkey(Circuit::Ticket));
+    snarkjs("contribute", &[&Artifacts::new(artefacts_dir()).zkey(Circuit::Ticket), &zkey, &vkey]);
+    copy.approve(false);
+    let ours = Prover::load(copy.artifacts.dir(), &[Circuit::Ticket]).expect("a good key");
+    assert!(!ours.is_development(Circuit::Ticket).expect("loaded"));
+    let new = ours.verifying_key(Circuit::Ticket).expect("loaded");
+    assert_ne!(new.hash(), old.hash());
+    let prepared = pool().ticket(3, 1).prepare().expect("an honest ticket");
+    let proof = ours.prove(Circuit::Ticket, &prepared.inputs).expect("an honest ticket");
+    assert_eq!(new.verify(&prepared.public_inputs, &proof), Ok(()));
+    assert_eq!(old.verify(&prepared.public_inputs, &proof), Err(VerifyError::Invalid));
+    let before = prover().prove(Circuit::Ticket, &prepared.inputs).expect("an honest ticket");
+    assert_eq!(new.verify(&prepared.public_inputs, &before), Err(VerifyError::Invalid));
 }
