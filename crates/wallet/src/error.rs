@@ -18,6 +18,9 @@ pub enum WalletError {
     /// The wallet's database failed.
     #[error("the wallet's database failed: {0}; check the disk, then start again (what was written is whole)")]
     Database(#[from] sqlx::Error),
+    /// The ticket counters could not be opened.
+    #[error(transparent)]
+    Tickets(#[from] crate::tickets::TicketError),
     /// The wallet's files could not be made.
     #[error("the wallet's folder: {0}")]
     Io(#[from] std::io::Error),
@@ -179,6 +182,14 @@ pub enum WalletError {
         /// Minimum when the stream was opened.
         opened_min_streamed: u128,
     },
+    /// A close would give nothing back.
+    #[error("the earliest stop is {stop}, the stream ends at {end} anyway; let it end")]
+    NothingToRefund {
+        /// End of the stream, Unix seconds.
+        end: u64,
+        /// The earliest stop, Unix seconds.
+        stop: u64,
+    },
     /// An offer or quote names another payee than the stream's.
     #[error("the offer's payee is not the stream's; do not pay, it may be marking buyers")]
     WrongPayee,
@@ -197,6 +208,7 @@ impl WalletError {
             Self::Range(error) => error.code(),
             Self::Slot(error) => error.code(),
             Self::Prover(error) => error.code(),
+            Self::Tickets(error) => error.code(),
             Self::Database(_) => "TRB-3001",
             Self::Io(_) => "TRB-3002",
             Self::Corrupt { .. } => "TRB-3003",
@@ -219,6 +231,7 @@ impl WalletError {
             Self::Authorization { .. } => "TRB-3020",
             Self::OfferRaised { .. } => "TRB-3021",
             Self::WrongPayee => "TRB-3022",
+            Self::NothingToRefund { .. } => "TRB-3023",
         }
     }
 }

@@ -46,6 +46,7 @@ pub use crate::{
     scan::ScanReport,
     stream::{PayeeStream, PayerStream, StreamState},
     submit::{DirectConfig, DirectSubmitter, Submitter, pool_error},
+    tickets::TicketMaker,
     vault::{Password, PasswordCost, Vault, VaultError},
 };
 
@@ -327,6 +328,21 @@ impl Wallet {
         &self.inner.config
     }
 
+    /// Opens the ticket counters beside the wallet. When they are gone although the wallet had some, slots that may have been paid already are
+    /// left out, as after a restore.
+    ///
+    /// # Errors
+    /// [`WalletError::Tickets`].
+    pub async fn tickets(&self, path: &Path) -> Result<TicketMaker, WalletError> {
+        let lost = self.inner.store.meta("tickets").await?.is_some() && !path.exists();
+        let restored_at = if lost { Some(self.now()?) } else { self.inner.restored_at };
+        let maker = TicketMaker::open(path, self.ledger().clone(), Arc::clone(self.prover()), restored_at).await?;
+        let mut tx = self.inner.store.begin().await?;
+        set_meta(&mut tx, "tickets", &[1]).await?;
+        tx.commit().await?;
+        Ok(maker)
+    }
+
     /// When its state was last made from the seed alone, if it was: tickets of slots until then may have been used.
     #[must_use]
     pub fn restored_at(&self) -> Option<UnixTime> {
@@ -403,8 +419,10 @@ impl Wallet {
                     self.inner.store.end_operation(row.id, Ended::Confirmed).await?;
                 }
                 OperationStatus::Expired => self.inner.store.end_operation(row.id, Ended::Expired).await?,
-                OperationStatus::Preparing if !self.is_proving(row.id) => {
-                    // The process that was proving it is gone: nobody has seen anything of it.
+                OperationStatus::Preparing
+                    if !self.is_proving(row.id) && self.now()?.since(row.created) > MOST_PROVING =>
+                {
+                    // Whoever was proving it is gone: nobody has seen anything of it.
                     self.inner.store.end_operation(row.id, Ended::Abandoned).await?;
                     continue;
                 }
@@ -524,10 +542,32 @@ impl Wallet {
         Ok(None)
     }
 
+    /// What pending operations hold. One that is on chain holds nothing: what it spent is spent, and its streams are free again.
     async fn reserved(&self) -> Result<HashMap<Commitment, OperationId>, WalletError> {
-        Ok(self.inner.store.reservations().await?.into_iter().collect())
+        let mut reserved = HashMap::new();
+        let mut confirmed: HashMap<OperationId, bool> = HashMap::new();
+        for (commitment, id) in self.inner.store.reservations().await? {
+            let done = match confirmed.get(&id) {
+                Some(done) => *done,
+                None => {
+                    let done = matches!(self.operation(id).await?.status, OperationStatus::Confirmed { .. });
+                    confirmed.insert(id, done);
+                    done
+                }
+            };
+            if !done {
+                reserved.insert(commitment, id);
+            }
+        }
+        Ok(reserved)
     }
 }
+
+/// How long another process may take for a proof before its operation is taken for dead.
+const MOST_PROVING: Seconds = match Seconds::new(120) {
+    Ok(seconds) => seconds,
+    Err(_) => Seconds::MAX,
+};
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, WalletError> {
     match tokio::task::spawn_blocking(work).await {

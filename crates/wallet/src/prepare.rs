@@ -173,7 +173,12 @@ impl Wallet {
                 let stream = self.to_close(*stream).await?;
                 reserve.push(stream.commitment);
                 let stop = self.stop_times(now)?.stop;
-                self.choose_beside(stream.note.terms.refund(stop), fee).await?
+                let refund = stream.note.terms.refund(stop);
+                if refund.is_zero() {
+                    let end = stream.note.terms.end().get();
+                    return Err(WalletError::NothingToRefund { end, stop: stop.get() });
+                }
+                self.choose_beside(refund, fee).await?
             }
             Intent::Reopen { stream, payee, rate, end, offer: terms } => {
                 let stream = self.to_close(*stream).await?;
@@ -228,7 +233,10 @@ impl Wallet {
             _ => self.prove_transact(row, terms, from).await?,
         };
         let mut tx = self.inner.store.begin().await?;
-        insert_attempt(&mut tx, &prepared).await?;
+        // Its inputs may be somebody else's meanwhile, if proving took so long that it was given up.
+        if !insert_attempt(&mut tx, &prepared).await? {
+            return Err(WalletError::UnknownOperation { operation: row.id });
+        }
         tx.commit().await?;
         Ok(prepared)
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use tributary_protocol::{Circuit as ProtocolCircuit, witness::Witness};
-use tributary_prover::{Circuit, CircuitInputs, Prover};
+use tributary_protocol::witness::Witness;
+use tributary_prover::Prover;
 
 use crate::WalletError;
 
@@ -16,9 +16,7 @@ where
     let prover = Arc::clone(prover);
     let task = tokio::task::spawn_blocking(move || {
         let prepared = witness.prepare()?;
-        let inputs: CircuitInputs =
-            prepared.inputs.iter().map(|(name, values)| (name.to_owned(), values.to_vec())).collect();
-        let proof = prover.prove(circuit(prepared.circuit), &inputs)?;
+        let proof = prover.prove(prepared.circuit, &prepared.inputs)?;
         Ok::<_, WalletError>((prepared.statement, proof.to_bytes()))
     });
     match task.await {
@@ -27,15 +25,5 @@ where
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Err(WalletError::Interrupted),
         },
-    }
-}
-
-const fn circuit(circuit: ProtocolCircuit) -> Circuit {
-    match circuit {
-        ProtocolCircuit::Transact => Circuit::Transact,
-        ProtocolCircuit::Close => Circuit::Close,
-        ProtocolCircuit::Claim => Circuit::Claim,
-        ProtocolCircuit::Insert => Circuit::Insert,
-        ProtocolCircuit::Ticket => Circuit::Ticket,
     }
 }

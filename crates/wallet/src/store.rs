@@ -478,19 +478,25 @@ pub(crate) async fn insert_operation(
         .execute(&mut **tx)
         .await?;
     for commitment in reserved {
-        sqlx::query("INSERT INTO reservations (commitment, operation) VALUES (?, ?)")
-            .bind(&commitment.to_be_bytes()[..])
-            .bind(&operation.id.as_bytes()[..])
-            .execute(&mut **tx)
-            .await?;
+        sqlx::query(
+            // An older operation that has it is on chain: it needs it no more.
+            "INSERT INTO reservations (commitment, operation) VALUES (?, ?) \
+             ON CONFLICT (commitment) DO UPDATE SET operation = excluded.operation",
+        )
+        .bind(&commitment.to_be_bytes()[..])
+        .bind(&operation.id.as_bytes()[..])
+        .execute(&mut **tx)
+        .await?;
     }
     Ok(())
 }
 
-pub(crate) async fn insert_attempt(tx: &mut Tx, prepared: &PreparedTransaction) -> Result<(), WalletError> {
-    sqlx::query(
+/// `false` when the operation has ended meanwhile.
+pub(crate) async fn insert_attempt(tx: &mut Tx, prepared: &PreparedTransaction) -> Result<bool, WalletError> {
+    let done = sqlx::query(
         "INSERT INTO attempts (id, operation, number, deadline, prepared) \
-         VALUES (?1, ?2, (SELECT COUNT(*) FROM attempts WHERE operation = ?2), ?3, ?4)",
+         SELECT ?1, ?2, (SELECT COUNT(*) FROM attempts WHERE operation = ?2), ?3, ?4 \
+         WHERE EXISTS (SELECT 1 FROM operations WHERE id = ?2 AND ended = 0)",
     )
     .bind(&prepared.attempt.as_bytes()[..])
     .bind(&prepared.operation.as_bytes()[..])
@@ -498,11 +504,11 @@ pub(crate) async fn insert_attempt(tx: &mut Tx, prepared: &PreparedTransaction) 
     .bind(to_json(prepared)?)
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    Ok(done.rows_affected() == 1)
 }
 
 /// The database tells who paid whom: nobody else may read it.
-fn private_file(path: &Path) -> Result<(), WalletError> {
+pub(crate) fn private_file(path: &Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]

@@ -2,12 +2,14 @@
 
 use tributary_ledger::StreamRecord;
 use tributary_protocol::{
-    Amount, Commitment, PayerSecret, PaymentAddress, RecordTag, StreamNote, UnixTime, ticket::OfferTerms,
+    Amount, Commitment, PayerSecret, PaymentAddress, ProviderDigest, RecordTag, StreamNote, UnixTime,
+    ticket::OfferTerms,
 };
 
 use crate::{
     Wallet, WalletError,
     store::{Role, StreamRow},
+    tickets::PayingStream,
 };
 
 /// Where a stream stands.
@@ -147,6 +149,22 @@ impl Wallet {
             });
         }
         Ok(())
+    }
+
+    /// What a [`TicketMaker`](crate::tickets::TicketMaker) needs to pay `provider` from a stream, under `offer`.
+    ///
+    /// # Errors
+    /// As [`Wallet::bind_offer`].
+    pub async fn paying_stream(
+        &self,
+        commitment: Commitment,
+        offer: OfferTerms,
+        provider: ProviderDigest,
+        root_depth: u64,
+    ) -> Result<PayingStream, WalletError> {
+        self.bind_offer(commitment, &offer).await?;
+        let stream = self.payer_stream(commitment).await?;
+        Ok(PayingStream { note: stream.note, secret: stream.secret, terms: offer, provider, root_depth })
     }
 
     /// Over for so long that no reorganisation brings it back.

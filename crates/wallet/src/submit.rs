@@ -1,6 +1,6 @@
 //! Sending: oneself, or through somebody else.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use alloy::{
     network::TransactionBuilder,
@@ -11,6 +11,7 @@ use alloy::{
     transports::TransportError,
 };
 use async_trait::async_trait;
+use tokio::sync::Mutex;
 use tributary_bindings::StreamPool::StreamPoolErrors;
 
 use crate::{
@@ -52,6 +53,8 @@ pub struct DirectSubmitter {
     provider: DynProvider,
     sender: Address,
     config: DirectConfig,
+    /// One transaction at a time gets its number.
+    numbering: Arc<Mutex<()>>,
 }
 
 impl fmt::Debug for DirectSubmitter {
@@ -63,8 +66,8 @@ impl fmt::Debug for DirectSubmitter {
 impl DirectSubmitter {
     /// Sends from `sender`, for whom `provider` can sign.
     #[must_use]
-    pub const fn new(provider: DynProvider, sender: Address, config: DirectConfig) -> Self {
-        Self { provider, sender, config }
+    pub fn new(provider: DynProvider, sender: Address, config: DirectConfig) -> Self {
+        Self { provider, sender, config, numbering: Arc::default() }
     }
 
     /// The account that sends.
@@ -87,13 +90,20 @@ impl DirectSubmitter {
             Ok(gas) => gas,
             Err(error) => return refused(&error),
         };
-        let request = request.with_gas_limit(gas.saturating_add(gas / 8));
+        let numbering = self.numbering.lock().await;
+        // Asked for each time: after a reorganisation a remembered number would leave a gap.
+        let nonce = match self.provider.get_transaction_count(self.sender).pending().await {
+            Ok(nonce) => nonce,
+            Err(error) => return refused(&error),
+        };
+        let request = request.with_gas_limit(gas.saturating_add(gas / 8)).with_nonce(nonce);
         let pending = match self.provider.send_transaction(request).await {
             Ok(pending) => pending,
             Err(error) if error.as_error_resp().is_some() => return refused(&error),
             // The connection broke: the node may have it.
             Err(_) => return Outcome::Unknown { tx_hash: None, reason: "the chain node did not answer".to_owned() },
         };
+        drop(numbering);
         let tx_hash = *pending.tx_hash();
         let receipt = pending
             .with_required_confirmations(self.config.confirmations.max(1))

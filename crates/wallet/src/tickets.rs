@@ -9,8 +9,8 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    future::Future,
     path::Path,
-    str::FromStr as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -20,14 +20,17 @@ use sqlx::{
     SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 use tributary_ledger::{KnownRoot, Ledger, LedgerError};
 use tributary_protocol::{
-    Commitment, PayerSecret, ProviderDigest, Slot, StreamNote, TicketStatement, UnixTime,
+    Commitment, ErrorCode as _, PayerSecret, Price, ProviderDigest, Slot, StreamNote, TicketStatement, UnixTime,
+    slot::RatingCrowd,
     ticket::{MAX_COUNT, OfferTerms, TicketMessage},
     witness::{StreamInput, TicketWitness, Witness as _},
 };
 use tributary_prover::Prover;
+
+use crate::store::private_file;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS ticket_counters (
@@ -39,8 +42,11 @@ CREATE TABLE IF NOT EXISTS ticket_counters (
 CREATE TABLE IF NOT EXISTS ticket_meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
-/// Slots for which tickets may wait in memory, at the most.
-const MAX_SLOTS: usize = 8;
+/// Proofs that may wait in memory, at the most.
+const MAX_READY: usize = 1_024;
+
+/// Counters of slots that began this many seconds ago are forgotten; tickets of such slots are never made again.
+const FORGET_AFTER: u64 = 30 * 86_400;
 
 /// Why there is no ticket.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +119,9 @@ pub enum TicketError {
         /// Wanted.
         count: u8,
     },
+    /// The stream has covered no full slot yet.
+    #[error(transparent)]
+    Slot(#[from] tributary_protocol::error::SlotError),
     /// The ledger has no answer; tickets of a slot wait until its stopped list is final.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -122,6 +131,9 @@ pub enum TicketError {
     /// The proof failed.
     #[error(transparent)]
     Prover(#[from] tributary_prover::Error),
+    /// The database's file could not be made.
+    #[error("the ticket database's file: {0}")]
+    Io(#[from] std::io::Error),
     /// The database failed.
     #[error("the ticket database failed: {0}")]
     Store(#[from] sqlx::Error),
@@ -133,20 +145,22 @@ pub enum TicketError {
 impl TicketError {
     /// A stable code for programs.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
-            Self::SlotUsedUp { .. } => "TRB-T001",
-            Self::NotRunning { .. } => "TRB-T002",
-            Self::StreamedTooLittle { .. } => "TRB-T003",
-            Self::NotInserted { .. } => "TRB-T004",
-            Self::Unknown => "TRB-T005",
-            Self::LeftOutAfterRestore { .. } => "TRB-T006",
-            Self::BadCount { .. } => "TRB-T007",
-            Self::Ledger(_) => "TRB-T010",
-            Self::Witness(_) => "TRB-T011",
-            Self::Prover(_) => "TRB-T012",
-            Self::Store(_) => "TRB-T013",
-            Self::Interrupted => "TRB-T014",
+            Self::Ledger(error) => error.code(),
+            Self::Witness(error) => error.code(),
+            Self::Prover(error) => error.code(),
+            Self::Slot(error) => error.code(),
+            Self::SlotUsedUp { .. } => "TRB-3301",
+            Self::NotRunning { .. } => "TRB-3302",
+            Self::StreamedTooLittle { .. } => "TRB-3303",
+            Self::NotInserted { .. } => "TRB-3304",
+            Self::Unknown => "TRB-3305",
+            Self::LeftOutAfterRestore { .. } => "TRB-3306",
+            Self::BadCount { .. } => "TRB-3307",
+            Self::Io(_) => "TRB-3310",
+            Self::Store(_) => "TRB-3311",
+            Self::Interrupted => "TRB-3312",
         }
     }
 }
@@ -197,6 +211,28 @@ impl std::fmt::Debug for MadeTicket {
     }
 }
 
+/// Tickets that should be ready, see [`TicketMaker::run`].
+#[derive(Clone, Debug)]
+pub struct Demand {
+    /// Who pays.
+    pub stream: PayingStream,
+    /// Tickets in one proof, 1 to 4.
+    pub count: u8,
+    /// Proofs for each slot.
+    pub wanted: usize,
+}
+
+/// The proof that goes with a rating.
+#[derive(Clone, Debug)]
+pub struct MadeRating {
+    /// The public inputs.
+    pub statement: TicketStatement,
+    /// The Groth16 proof as on the wire.
+    pub proof: [u8; 256],
+    /// Among whom the rating hides: warn when that is only [`RatingCrowd::Slot`].
+    pub crowd: RatingCrowd,
+}
+
 /// Makes tickets and keeps them until they are used. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct TicketMaker {
@@ -228,7 +264,8 @@ impl TicketMaker {
         prover: Arc<Prover>,
         restored_at: Option<UnixTime>,
     ) -> Result<Self, TicketError> {
-        let options = SqliteConnectOptions::from_str("sqlite://")?
+        private_file(path)?;
+        let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -249,7 +286,9 @@ impl TicketMaker {
             .await?;
         let restored_at = restored_at.map_or(0, |at| u64::try_from(at).unwrap_or(0));
         let length = ledger.clock().slot_length().get();
+        let forgotten = forget(&store, ledger.head().map_or(0, |head| head.timestamp)).await?;
         let not_before = if restored_at == 0 { 0 } else { (restored_at / length + 2) * length };
+        let not_before = not_before.max(forgotten);
         let inner = Inner {
             ledger,
             prover,
@@ -283,7 +322,7 @@ impl TicketMaker {
     ) -> Result<usize, TicketError> {
         while self.ready(stream, slot, count) < wanted {
             match self.make(stream, slot, count).await {
-                Ok(ticket) => self.give_back(stream, ticket),
+                Ok(ticket) => self.keep(stream, ticket, VecDeque::push_back),
                 Err(TicketError::SlotUsedUp { .. }) if self.ready(stream, slot, count) > 0 => break,
                 Err(error) => return Err(error),
             }
@@ -310,14 +349,101 @@ impl TicketMaker {
     }
 
     /// Puts a ticket back that was refused before its nullifier was stored: it is not spent, and goes out again as it is, under the same
-    /// root (protocol section 6).
+    /// root (protocol section 6). It is the next one that is taken, so that the same request takes it again.
     pub fn give_back(&self, stream: &PayingStream, ticket: MadeTicket) {
+        self.keep(stream, ticket, VecDeque::push_front);
+    }
+
+    fn keep(&self, stream: &PayingStream, ticket: MadeTicket, put: impl FnOnce(&mut VecDeque<MadeTicket>, MadeTicket)) {
         let key = (ticket.slot.start(), stream.note.commitment(), ticket.statement.count);
         let mut ready = lock(&self.inner.ready);
-        ready.entry(key).or_default().push_back(ticket);
-        while ready.len() > MAX_SLOTS {
+        put(ready.entry(key).or_default(), ticket);
+        ready.retain(|_, tickets| !tickets.is_empty());
+        while ready.values().map(VecDeque::len).sum::<usize>() > MAX_READY {
             ready.pop_first();
         }
+    }
+
+    /// Keeps tickets ready for what is demanded, in the running slot and in each later one as soon as its stopped list is final, until
+    /// `shutdown` is done. Demands may change at any time. Errors are logged by code and tried again at the next block.
+    pub async fn run(&self, mut demands: watch::Receiver<Vec<Demand>>, shutdown: impl Future<Output = ()>) {
+        let mut heads = self.inner.ledger.heads();
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let wanted = demands.borrow_and_update().clone();
+            heads.mark_unchanged();
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return,
+                () = self.serve(&wanted) => {}
+            }
+            tokio::select! {
+                biased;
+                () = &mut shutdown => return,
+                changed = heads.changed() => if changed.is_err() { return },
+                changed = demands.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// One round of [`TicketMaker::run`]: the nearest slot of every demand first.
+    async fn serve(&self, demands: &[Demand]) {
+        let clock = self.inner.ledger.clock();
+        let (Ok(now), Some(last)) = (self.inner.ledger.head_time(), self.inner.ledger.latest_final_slot()) else {
+            return;
+        };
+        let mut slot = clock.slot_of(now);
+        while let Ok(current) = slot
+            && current <= last
+        {
+            for demand in demands {
+                match self.prepare(&demand.stream, current, demand.count, demand.wanted).await {
+                    Ok(_) | Err(TicketError::SlotUsedUp { .. } | TicketError::NotRunning { .. }) => {}
+                    Err(error) => tracing::debug!(code = error.code(), "no ticket was made"),
+                }
+            }
+            slot = clock.next(current);
+        }
+        // What nobody can accept any more makes room.
+        let oldest = now.saturating_sub(clock.notice());
+        lock(&self.inner.ready).retain(|(start, ..), _| *start >= oldest);
+    }
+
+    /// Proves that this stream has paid at least `terms.min_streamed`, for a rating of which `rating` are the bytes. There is one rating in a
+    /// stream's whole life: a second one has the same nullifier.
+    ///
+    /// # Errors
+    /// [`TicketError`].
+    pub async fn rate(&self, stream: &PayingStream, rating: &[u8]) -> Result<MadeRating, TicketError> {
+        let inner = &self.inner;
+        let clock = inner.ledger.clock();
+        let terms = &stream.note.terms;
+        let record = inner.ledger.record(stream.note.record_tag()).await?;
+        let until = inner.ledger.head_time()?.min(terms.end()).min(record.stop.unwrap_or(UnixTime::MAX));
+        let chosen = clock.rating_slot(terms.start(), until)?;
+        let position = self.position(stream).await?;
+        let (root, _) = inner.root(stream, chosen.slot, position)?;
+        let list = inner.ledger.stopped_list(chosen.slot)?;
+        let witness = TicketWitness {
+            stream: StreamInput {
+                note: stream.note,
+                secret: stream.secret.clone(),
+                index: position,
+                path: inner.ledger.path_at(position, root.leaf_count)?,
+            },
+            root: root.root,
+            absence: list.absence(stream.note.record_tag()).map_err(tributary_protocol::WitnessError::from)?,
+            stopped_root: list.root(),
+            slot: chosen.slot,
+            price: Price::ZERO,
+            min_streamed: stream.terms.min_streamed,
+            j: 0,
+            count: 1,
+            message: TicketMessage::of_rating(rating),
+        };
+        let _one_at_a_time = inner.proving.lock().await;
+        let (statement, proof) = inner.prove(witness).await?;
+        Ok(MadeRating { statement, proof, crowd: chosen.crowd })
     }
 
     /// Makes one proof of `count` tickets now.
@@ -338,7 +464,7 @@ impl TicketMaker {
         let key = SigningKey::generate(&mut OsRng);
         let message = TicketMessage::of_ticket(key.verifying_key().as_bytes(), &stream.provider, slot.start());
         let witness = TicketWitness {
-            stream: StreamInput { note: stream.note.clone(), secret: stream.secret.clone(), index: position, path },
+            stream: StreamInput { note: stream.note, secret: stream.secret.clone(), index: position, path },
             root: root.root,
             absence,
             stopped_root: list.root(),
@@ -349,14 +475,7 @@ impl TicketMaker {
             count,
             message,
         };
-        let prover = Arc::clone(&inner.prover);
-        let (statement, proof) = tokio::task::spawn_blocking(move || {
-            let prepared = witness.prepare()?;
-            let proof = prover.prove(prepared.circuit.into(), &prepared.inputs)?;
-            Ok::<_, TicketError>((prepared.statement, proof.to_bytes()))
-        })
-        .await
-        .map_err(|_| TicketError::Interrupted)??;
+        let (statement, proof) = inner.prove(witness).await?;
         Ok(MadeTicket { statement, proof, key, slot, young })
     }
 
@@ -398,11 +517,20 @@ impl TicketMaker {
 }
 
 impl Inner {
+    async fn prove(&self, witness: TicketWitness) -> Result<(TicketStatement, [u8; 256]), TicketError> {
+        let prover = Arc::clone(&self.prover);
+        let proved = tokio::task::spawn_blocking(move || {
+            let prepared = witness.prepare()?;
+            let proof = prover.prove(prepared.circuit, &prepared.inputs)?;
+            Ok((prepared.statement, proof.to_bytes()))
+        });
+        proved.await.map_err(|_| TicketError::Interrupted)?
+    }
+
     /// The root for everybody's tickets of the slot; for a stream that is younger, the newest that is deep enough.
     fn root(&self, stream: &PayingStream, slot: Slot, position: u32) -> Result<(KnownRoot, bool), TicketError> {
         // The ledger counts the block itself, an offer the blocks on top of it.
         let depth = stream.root_depth.saturating_add(1);
-        let position = u64::from(position);
         let usual = self.ledger.root_of_slot(slot);
         if u64::from(position) < usual.leaf_count && self.ledger.depth(usual.block) >= depth {
             return Ok((usual, false));
@@ -446,6 +574,21 @@ impl Inner {
         tx.commit().await?;
         Ok(j)
     }
+}
+
+/// Forgets the counters of slots long past. First it writes down, for ever, that no ticket of those is made any more.
+async fn forget(store: &SqlitePool, now: u64) -> Result<u64, TicketError> {
+    let mut tx = store.begin_with("BEGIN IMMEDIATE").await?;
+    let floor: i64 = sqlx::query_scalar(
+        "INSERT INTO ticket_meta (key, value) VALUES ('forgotten', ?)
+         ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value) RETURNING value",
+    )
+    .bind(signed(now.saturating_sub(FORGET_AFTER)))
+    .fetch_one(&mut *tx)
+    .await?;
+    sqlx::query("DELETE FROM ticket_counters WHERE slot_start < ?").bind(floor).execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(u64::try_from(floor).unwrap_or(0))
 }
 
 /// A poisoned lock holds tickets that are as good as before.
