@@ -22,7 +22,7 @@ use tributary_protocol::{Amount, Circuit, Mnemonic, PoolScope, Rate, UnixTime};
 use tributary_prover::Prover;
 use tributary_wallet::{
     DirectConfig, DirectSubmitter, Intent, OpenStream, Origin, Outcome, Password, PasswordCost, PreparedTransaction,
-    SendTerms, Services, Wallet, WalletConfig, WalletError, WalletFolder, prove_insertions,
+    SendTerms, Services, StreamState, Wallet, WalletConfig, WalletError, WalletFolder, prove_insertions,
 };
 
 pub(crate) const L: u64 = 60;
