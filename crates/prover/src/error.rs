@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use tributary_protocol::Circuit;
+use tributary_protocol::{Circuit, ErrorCode};
 
 /// Why a proof's 256 bytes are refused before any pairing is computed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,11 +45,11 @@ impl ProofError {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Length { .. } => "TRB-2001",
-            Self::NonCanonical { .. } => "TRB-2002",
-            Self::Infinity { .. } => "TRB-2003",
-            Self::OffCurve { .. } => "TRB-2004",
-            Self::WrongSubgroup { .. } => "TRB-2005",
+            Self::Length { .. } => "TRB-P001",
+            Self::NonCanonical { .. } => "TRB-P002",
+            Self::Infinity { .. } => "TRB-P003",
+            Self::OffCurve { .. } => "TRB-P004",
+            Self::WrongSubgroup { .. } => "TRB-P005",
         }
     }
 }
@@ -91,11 +91,11 @@ impl KeyError {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::DeltaIsGamma => "TRB-2011",
-            Self::DeltaIsGenerator => "TRB-2012",
-            Self::BadPoint { .. } => "TRB-2013",
-            Self::PublicInputs { .. } => "TRB-2014",
-            Self::Format { .. } => "TRB-2015",
+            Self::DeltaIsGamma => "TRB-P011",
+            Self::DeltaIsGenerator => "TRB-P012",
+            Self::BadPoint { .. } => "TRB-P013",
+            Self::PublicInputs { .. } => "TRB-P014",
+            Self::Format { .. } => "TRB-P015",
         }
     }
 }
@@ -128,9 +128,9 @@ impl VerifyError {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Invalid => "TRB-2021",
-            Self::InvalidBatch { .. } => "TRB-2022",
-            Self::PublicInputs { .. } => "TRB-2023",
+            Self::Invalid => "TRB-P021",
+            Self::InvalidBatch { .. } => "TRB-P022",
+            Self::PublicInputs { .. } => "TRB-P023",
         }
     }
 }
@@ -140,7 +140,7 @@ impl VerifyError {
 #[non_exhaustive]
 pub enum ArtifactError {
     /// The file can't be read or written.
-    #[error("{path}: {source}; run ./script/build-circuits if it is missing")]
+    #[error("{path}: {source}; run ./script/setup makes it")]
     Io {
         /// Which file.
         path: PathBuf,
@@ -178,9 +178,9 @@ impl ArtifactError {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Io { .. } => "TRB-2031",
-            Self::Format { .. } => "TRB-2032",
-            Self::Mismatch { .. } => "TRB-2033",
+            Self::Io { .. } => "TRB-P031",
+            Self::Format { .. } => "TRB-P032",
+            Self::Mismatch { .. } => "TRB-P033",
             Self::Key { source, .. } => source.code(),
         }
     }
@@ -228,14 +228,6 @@ pub enum WitnessError {
         /// Where the witness program stopped: template and line, never a value.
         message: String,
     },
-    /// The witness program itself failed.
-    #[error("the witness program of the {circuit} circuit failed: {message}")]
-    Program {
-        /// Which circuit.
-        circuit: Circuit,
-        /// What happened.
-        message: String,
-    },
 }
 
 impl WitnessError {
@@ -243,11 +235,10 @@ impl WitnessError {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::UnknownInput { .. } => "TRB-2041",
-            Self::InputLength { .. } => "TRB-2042",
-            Self::MissingInputs { .. } => "TRB-2043",
-            Self::Unsatisfied { .. } => "TRB-2044",
-            Self::Program { .. } => "TRB-2045",
+            Self::UnknownInput { .. } => "TRB-P041",
+            Self::InputLength { .. } => "TRB-P042",
+            Self::MissingInputs { .. } => "TRB-P043",
+            Self::Unsatisfied { .. } => "TRB-P044",
         }
     }
 }
@@ -298,9 +289,9 @@ impl Error {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::NotLoaded { .. } => "TRB-2052",
-            Self::SelfCheck { .. } => "TRB-2053",
-            Self::Randomness { .. } => "TRB-2054",
+            Self::NotLoaded { .. } => "TRB-P052",
+            Self::SelfCheck { .. } => "TRB-P053",
+            Self::Randomness { .. } => "TRB-P054",
             Self::Artifact(e) => e.code(),
             Self::Witness(e) => e.code(),
             Self::Proof(e) => e.code(),
@@ -309,3 +300,14 @@ impl Error {
         }
     }
 }
+
+macro_rules! error_code {
+    ($($error:ty),*) => {$(
+        impl ErrorCode for $error {
+            fn code(&self) -> &'static str {
+                Self::code(self)
+            }
+        }
+    )*};
+}
+error_code!(ProofError, KeyError, VerifyError, ArtifactError, WitnessError, Error);

@@ -96,12 +96,12 @@ fn missing_files_are_named() {
         let copy = Copy::new();
         fs::remove_file(copy.artifacts.dir().join(format!("ticket.{extension}"))).expect("removed");
         let (code, text) = copy.refused();
-        assert_eq!(code, "TRB-2031");
+        assert_eq!(code, "TRB-P031");
         assert!(text.contains(&format!("ticket.{extension}")), "{text}");
     }
     let copy = Copy::new();
     fs::remove_file(copy.artifacts.manifest()).expect("removed");
-    assert_eq!(copy.refused().0, "TRB-2031");
+    assert_eq!(copy.refused().0, "TRB-P031");
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn keys_that_the_manifest_does_not_name_are_refused() {
             bytes[middle] ^= 1;
         });
         let (code, text) = copy.refused();
-        assert_eq!(code, "TRB-2033", "{text}");
+        assert_eq!(code, "TRB-P033", "{text}");
         assert!(text.contains("SHA-256"), "{text}");
     }
 }
@@ -153,7 +153,7 @@ fn damaged_keys_are_refused_even_where_the_manifest_names_them() {
         }),
     ] {
         let (code, text) = spoil(change);
-        assert_eq!(code, "TRB-2032", "{text}");
+        assert_eq!(code, "TRB-P032", "{text}");
         assert!(text.contains(what), "{what}: {text}");
     }
 }
@@ -165,13 +165,13 @@ fn another_circuits_key_is_refused() {
     fs::copy(from.zkey(Circuit::Close), copy.artifacts.zkey(Circuit::Ticket)).expect("copied");
     copy.approve(true);
     let (code, text) = copy.refused();
-    assert_eq!(code, "TRB-2033");
+    assert_eq!(code, "TRB-P033");
     assert!(text.contains("verifying key"), "{text}");
 
     fs::copy(from.vkey(Circuit::Close), copy.artifacts.vkey(Circuit::Ticket)).expect("copied");
     copy.approve(true);
     let (code, text) = copy.refused();
-    assert_eq!(code, "TRB-2014", "{text}");
+    assert_eq!(code, "TRB-P014", "{text}");
 }
 
 /// A proving key whose points were exchanged for other good points makes no proof that leaves the prover.
@@ -185,7 +185,7 @@ fn a_tampered_proving_key_makes_no_proof() {
         bytes[at + 64..at + 128].copy_from_slice(&first);
     });
     copy.approve(true);
-    assert_eq!(copy.refused().0, "TRB-2053");
+    assert_eq!(copy.refused().0, "TRB-P053");
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn a_tampered_prepared_program_makes_no_proof() {
         bytes[at..at + 4].copy_from_slice(&(id - 1).to_le_bytes());
         seal(bytes);
     });
-    assert_eq!(copy.refused().0, "TRB-2053");
+    assert_eq!(copy.refused().0, "TRB-P053");
 
     // A reference outside the program: not accepted, made anew.
     let copy = Copy::new();
@@ -247,19 +247,19 @@ fn a_witness_program_that_is_none_is_refused() {
     let copy = Copy::new();
     fs::write(copy.artifacts.wasm(Circuit::Ticket), b"\0asm\x01\0\0\0").expect("written");
     let (code, text) = copy.refused();
-    assert_eq!(code, "TRB-2032", "{text}");
+    assert_eq!(code, "TRB-P032", "{text}");
 
     let copy = Copy::new();
     edit(&copy.artifacts.wasm(Circuit::Ticket), |bytes| bytes.truncate(bytes.len() / 2));
     let (code, text) = copy.refused();
-    assert_eq!(code, "TRB-2032", "{text}");
+    assert_eq!(code, "TRB-P032", "{text}");
 
     // Another circuit's program.
     let copy = Copy::new();
     fs::copy(Artifacts::new(artefacts_dir()).wasm(Circuit::Insert), copy.artifacts.wasm(Circuit::Ticket))
         .expect("copied");
     let (code, text) = copy.refused();
-    assert_eq!(code, "TRB-2033", "{text}");
+    assert_eq!(code, "TRB-P033", "{text}");
 }
 
 #[test]
@@ -295,6 +295,6 @@ fn development_keys_are_deterministic_and_made_once() {
     let mut ceremony = made;
     ceremony.circuits.get_mut("ticket").expect("an entry").development = false;
     fs::write(artifacts.manifest(), serde_json::to_vec(&ceremony).expect("JSON")).expect("written");
-    assert_eq!(run().expect_err("kept").code(), "TRB-2033");
+    assert_eq!(run().expect_err("kept").code(), "TRB-P033");
     assert_eq!(hash(&artifacts.zkey(Circuit::Ticket)), first);
 }

@@ -20,9 +20,9 @@ fn malformed_proofs_are_refused_each_with_its_code() {
         assert_eq!(expected.code(), code);
         assert_eq!(Proof::from_bytes(bytes), Err(expected));
     };
-    refuse(&good[..255], ProofError::Length { got: 255 }, "TRB-2001");
-    refuse(&[&good[..], &[0]].concat(), ProofError::Length { got: 257 }, "TRB-2001");
-    refuse(&[], ProofError::Length { got: 0 }, "TRB-2001");
+    refuse(&good[..255], ProofError::Length { got: 255 }, "TRB-P001");
+    refuse(&[&good[..], &[0]].concat(), ProofError::Length { got: 257 }, "TRB-P001");
+    refuse(&[], ProofError::Length { got: 0 }, "TRB-P001");
 
     // The modulus added to a coordinate is the same point written otherwise.
     for word in 0..8 {
@@ -31,7 +31,7 @@ fn malformed_proofs_are_refused_each_with_its_code() {
         assert!(!value.add_with_carry(&Fq::MODULUS), "fits 256 bits");
         bytes[32 * word..32 * (word + 1)].copy_from_slice(&value.to_bytes_be());
         let text = value.to_bytes_be().iter().map(|b| format!("{b:02x}")).collect();
-        refuse(&bytes, ProofError::NonCanonical { coordinate: word, value: text }, "TRB-2002");
+        refuse(&bytes, ProofError::NonCanonical { coordinate: word, value: text }, "TRB-P002");
     }
 
     for (point, words) in [('A', 0..2), ('B', 2..6), ('C', 6..8)] {
@@ -39,12 +39,12 @@ fn malformed_proofs_are_refused_each_with_its_code() {
         for word in words.clone() {
             set(&mut bytes, word, Fq::from(0u64));
         }
-        refuse(&bytes, ProofError::Infinity { point }, "TRB-2003");
+        refuse(&bytes, ProofError::Infinity { point }, "TRB-P003");
         for word in words {
             let mut bytes = good;
             let value = Fq::from_be_bytes_mod_order(&bytes[32 * word..32 * (word + 1)]);
             set(&mut bytes, word, value + Fq::from(1u64));
-            refuse(&bytes, ProofError::OffCurve { point }, "TRB-2004");
+            refuse(&bytes, ProofError::OffCurve { point }, "TRB-P004");
         }
     }
 
@@ -62,7 +62,7 @@ fn malformed_proofs_are_refused_each_with_its_code() {
     for (word, value) in (2..).zip([outside.x.c1, outside.x.c0, outside.y.c1, outside.y.c0]) {
         set(&mut bytes, word, value);
     }
-    refuse(&bytes, ProofError::WrongSubgroup { point: 'B' }, "TRB-2005");
+    refuse(&bytes, ProofError::WrongSubgroup { point: 'B' }, "TRB-P005");
 }
 
 /// A proof can be turned into another valid one; so proofs are no identities, and the nullifier is.
@@ -103,7 +103,7 @@ fn keys_without_contribution_are_refused() {
     let mut equal = json.clone();
     equal["vk_delta_2"] = json["vk_gamma_2"].clone();
     assert_eq!(VerifyingKey::from_snarkjs(&equal).unwrap_err(), KeyError::DeltaIsGamma);
-    assert_eq!(KeyError::DeltaIsGamma.code(), "TRB-2011");
+    assert_eq!(KeyError::DeltaIsGamma.code(), "TRB-P011");
 
     // gamma elsewhere, delta still the generator.
     let generator = json["vk_gamma_2"].clone();
@@ -124,18 +124,18 @@ fn malformed_keys_are_refused() {
         assert_eq!(error.code(), code, "{error}");
     };
     let modulus = Fq::MODULUS.to_string();
-    refuse(&|j| j["vk_alpha_1"][0] = "1".into(), "TRB-2013");
-    refuse(&|j| j["vk_beta_2"][0][0] = "1".into(), "TRB-2013");
-    refuse(&|j| j["IC"][3][1] = "5".into(), "TRB-2013");
-    refuse(&|j| j["IC"][0][2] = "0".into(), "TRB-2013");
-    refuse(&|j| j["vk_alpha_1"][0] = modulus.clone().into(), "TRB-2015");
-    refuse(&|j| j["vk_alpha_1"][0] = "-1".into(), "TRB-2015");
-    refuse(&|j| j["vk_alpha_1"][0] = "".into(), "TRB-2015");
-    refuse(&|j| j["nPublic"] = 12.into(), "TRB-2015");
-    refuse(&|j| j["curve"] = "bls12381".into(), "TRB-2015");
-    refuse(&|j| j["protocol"] = "plonk".into(), "TRB-2015");
-    refuse(&|j| j["IC"] = serde_json::json!([]), "TRB-2015");
-    refuse(&|j| j["vk_delta_2"] = serde_json::Value::Null, "TRB-2013");
+    refuse(&|j| j["vk_alpha_1"][0] = "1".into(), "TRB-P013");
+    refuse(&|j| j["vk_beta_2"][0][0] = "1".into(), "TRB-P013");
+    refuse(&|j| j["IC"][3][1] = "5".into(), "TRB-P013");
+    refuse(&|j| j["IC"][0][2] = "0".into(), "TRB-P013");
+    refuse(&|j| j["vk_alpha_1"][0] = modulus.clone().into(), "TRB-P015");
+    refuse(&|j| j["vk_alpha_1"][0] = "-1".into(), "TRB-P015");
+    refuse(&|j| j["vk_alpha_1"][0] = "".into(), "TRB-P015");
+    refuse(&|j| j["nPublic"] = 12.into(), "TRB-P015");
+    refuse(&|j| j["curve"] = "bls12381".into(), "TRB-P015");
+    refuse(&|j| j["protocol"] = "plonk".into(), "TRB-P015");
+    refuse(&|j| j["IC"] = serde_json::json!([]), "TRB-P015");
+    refuse(&|j| j["vk_delta_2"] = serde_json::Value::Null, "TRB-P013");
 }
 
 /// With delta = gamma the forged proof would verify: the refusal above is what stands in its way. Shown with the pairing alone.
@@ -198,14 +198,14 @@ fn inputs_that_do_not_satisfy_the_circuit_are_refused_where_they_fail() {
     let mut inputs = pool().ticket(1, 0).inputs_unchecked();
     inputs.get_mut("rate").expect("an input")[0] += Fr::from(1u64);
     let e = witness_error(Circuit::Ticket, &inputs);
-    assert_eq!(e.code(), "TRB-2044");
+    assert_eq!(e.code(), "TRB-P044");
     // Another rate is another note, which isn't in the tree.
     assert!(e.to_string().contains("template Ticket, line"), "{e}");
 
     let mut inputs = pool().open(false).inputs_unchecked();
     inputs.get_mut("outAmount").expect("an input")[1] = -Fr::from(1u64);
     let e = witness_error(Circuit::Transact, &inputs);
-    assert_eq!(e.code(), "TRB-2044");
+    assert_eq!(e.code(), "TRB-P044");
     assert!(e.to_string().contains("template Num2Bits"), "{e}");
 }
 
@@ -244,10 +244,10 @@ fn inputs_of_another_shape_are_refused_by_name() {
 fn circuits_that_were_not_loaded_are_named() {
     let prover = tributary_prover::Prover::load(super::artefacts_dir(), &[Circuit::Ticket]).expect("built");
     let e = prover.prove(Circuit::Close, &pool().ticket(1, 0).inputs_unchecked()).unwrap_err();
-    assert_eq!(e.code(), "TRB-2052");
+    assert_eq!(e.code(), "TRB-P052");
     assert!(e.to_string().contains("close"), "{e}");
     let e = prover.verifying_key(Circuit::Transact).unwrap_err();
-    assert_eq!(e.code(), "TRB-2052");
+    assert_eq!(e.code(), "TRB-P052");
 }
 
 /// Points A and C outside the prime subgroup don't exist: G1 has cofactor one. So no check is missing for them.
