@@ -8,7 +8,7 @@ stop_all() {
 }
 trap stop_all EXIT
 
-TRIBUTARY=${TRIBUTARY_BIN:-"$ROOT/target/debug/tributary"}
+TRIBUTARY=${DEMO_BINARY:-"$ROOT/target/debug/tributary"}
 
 # start NAME COMMAND...: in the background, output in $NET/logs/NAME.log
 start() {

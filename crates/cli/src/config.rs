@@ -151,16 +151,16 @@ impl Default for Waku {
 
 impl Default for Buyer {
     fn default() -> Self {
-        Self { max_price: None, max_relay_fee: "100000".into(), preset: "trusted".into() }
+        Self { max_price: None, max_relay_fee: "1000000".into(), preset: "trusted".into() }
     }
 }
 
 impl Default for Provider {
     fn default() -> Self {
         Self {
-            ticket_price: "100".into(),
-            rates: vec!["100".into(), "1000".into()],
-            min_streamed: "1000".into(),
+            ticket_price: "20000".into(),
+            rates: vec!["20000".into(), "100000".into()],
+            min_streamed: "1200000".into(),
             carry: 120,
             root_depth: 1,
             free_queries: 0,
@@ -174,8 +174,8 @@ impl Default for Provider {
 impl Default for Relayer {
     fn default() -> Self {
         Self {
-            fee: "20000".into(),
-            fee_with_insertion: "40000".into(),
+            fee: "400000".into(),
+            fee_with_insertion: "750000".into(),
             max_gas_price: 200_000_000_000,
             wei_per_base_unit: 1_000_000_000,
             low_balance: "100000000000000000".into(),
@@ -189,7 +189,7 @@ impl Config {
         let file = home.join(FILE_NAME);
         let mut config: Self = Figment::from(Serialized::defaults(Self::default()))
             .merge(Toml::file_exact(&file))
-            .merge(Env::prefixed("TRIBUTARY_").ignore(&["home", "password_file", "log"]).split("__"))
+            .merge(Env::prefixed("TRIBUTARY_").filter(|key| key.as_str().contains("__") || key == "artifacts").split("__"))
             .extract()
             .map_err(|error| CliError::Config { file, reason: error.to_string() })?;
         config.artifacts = resolve(home, &config.artifacts);

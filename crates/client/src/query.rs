@@ -33,8 +33,8 @@ pub struct PaidPage {
     pub latency: Duration,
     /// Time spent on taking the ticket and binding it to the request.
     pub payment: Duration,
-    /// Whether the ticket was proved under a newer root than usual.
-    pub young: bool,
+    /// The ticket, spent now.
+    pub ticket: MadeTicket,
 }
 
 /// Pays for Store queries with one stream's tickets.
@@ -94,7 +94,7 @@ impl PaidStore {
             let latency = sent.elapsed();
             match verdict(&response) {
                 Verdict::Accepted if response.status == StoreStatus::OK => {
-                    return Ok(PaidPage { request, response, latency, payment, young: ticket.young });
+                    return Ok(PaidPage { request, response, latency, payment, ticket });
                 }
                 Verdict::Refused { reason, description, .. } => {
                     let again = match reason.remedy() {
@@ -169,7 +169,7 @@ impl PaidStore {
         (delivery, pages, None)
     }
 
-    /// Sends a ticket that was used before with another request, as a thief or a careless client would.
+    /// Pays for another request with a ticket that was used before, as a cheat would: only the ticket's owner can sign it.
     ///
     /// # Errors
     /// When there is no answer; a refusal is the answer that is wanted.
@@ -178,7 +178,8 @@ impl PaidStore {
         request.include_data = page.request.include_data;
         request.pubsub_topic = page.request.pubsub_topic;
         request.content_topics.clone_from(&page.request.content_topics);
-        request.eligibility_proof.clone_from(&page.request.eligibility_proof);
+        let signed = request_bytes_without_proof(&request);
+        request.eligibility_proof = Some(Bytes::from(pay(&page.ticket, &self.stream.provider, &signed)));
         Ok(verdict(&self.node.store_query(self.provider, &request).await?))
     }
 

@@ -22,7 +22,8 @@ pub struct PoolCall {
     pub fee: U256,
     /// The last block timestamp at which the pool takes it, in Unix seconds.
     pub deadline: U256,
-    /// Nullifiers or, for a claim, the tags of its lanes: two calls that share one exclude each other.
+    /// Nullifiers: two calls that share one exclude each other. Claims and closes of one stream do not (P5), nor do claims of successive
+    /// windows; a window that was paid meanwhile shows when the call is simulated.
     pub exclusive: Vec<U256>,
     /// The commitments that it queues.
     pub commitments: Vec<U256>,
@@ -70,14 +71,13 @@ impl PoolCall {
                     Operation::Close,
                     data,
                     &call.ext,
-                    vec![call.args.nullifier, call.args.tag],
+                    vec![call.args.nullifier],
                     call.args.commitments.to_vec(),
                 ))
             }
             claimCall::SELECTOR => {
                 let call: claimCall = decode("claim", data)?;
-                let tags = call.args.lanes.iter().map(|lane| lane.tag).filter(|tag| !tag.is_zero()).collect();
-                Ok(Self::new(Operation::Claim, data, &call.ext, tags, vec![call.args.commitment]))
+                Ok(Self::new(Operation::Claim, data, &call.ext, Vec::new(), vec![call.args.commitment]))
             }
             _ => Err(RelayerError::UnknownCall { selector: alloy::hex::encode_prefixed(selector) }),
         }

@@ -80,6 +80,9 @@ pub struct QuotedTerms {
 /// Times a transaction is sent again after it reverted on chain.
 const MAX_ATTEMPTS: u32 = 3;
 
+/// What an insertion of a batch adds to a bundle's gas, rounded up (contracts/snapshots, `insert_64`).
+const INSERTION_GAS: u64 = 320_000;
+
 /// Seconds after a quote's end in which its transaction is still taken: proving takes a while.
 const QUOTE_GRACE: u64 = 30;
 
@@ -209,7 +212,8 @@ impl Engine {
             return Err(RelayerError::DeadlineTooNear { deadline, now, margin: inner.config.deadline_margin });
         }
         let gas = inner.simulate(&data).await?;
-        inner.check_pays(gas, call.fee).await?;
+        let insertion = if with_insertion { INSERTION_GAS } else { 0 };
+        inner.check_pays(gas.saturating_add(insertion), call.fee).await?;
         let (request, _) = inner
             .store
             .accept(key, &data, with_insertion, &call.exclusive, inner.config.max_waiting, now)

@@ -40,11 +40,10 @@ pub(crate) async fn discover(context: &Context, args: &Discover) -> Result<(), C
     let relayers = buyer.directory().relayers();
     let token = buyer.wallet().ledger().manifest().token.clone();
     let mut text = vec![format!(
-        "{} offers known ({} new), {} relayers ({} new); {} came from archives, {} messages were refused",
+        "{} providers and {} relayers are known; {} messages were news, {} of them from archives; {} were refused",
         offers.len(),
-        found.offers,
         relayers.len(),
-        found.relayers,
+        found.offers + found.relayers,
         found.from_archive,
         found.refused
     )];
@@ -150,7 +149,7 @@ fn show_choice(context: &Context, explain: bool, choice: Option<&Choice>, explan
     if explain || choice.is_none() {
         text.push(explanation.to_string());
     }
-    if let Some(provider) = &chosen {
+    if let (Some(provider), false) = (&chosen, explain) {
         text.push(format!("chosen: {provider}"));
     }
     context.format.emit(&text.join("\n"), &json!({ "chosen": chosen, "explanation": explanation }));
@@ -306,7 +305,7 @@ pub(crate) async fn query(context: &Context, args: &Query) -> Result<(), CliErro
             page.response.messages.len(),
             page.latency.as_secs_f64() * 1e3,
             page.payment.as_secs_f64() * 1e3,
-            if page.young { " (newest root: the stream is young)" } else { "" }
+            if page.ticket.young { " (newest root: the stream is young)" } else { "" }
         ));
     }
     let messages: Vec<_> = pages
@@ -321,7 +320,7 @@ pub(crate) async fn query(context: &Context, args: &Query) -> Result<(), CliErro
     let replay = match (&failure, args.replay, pages.last()) {
         (None, true, Some(page)) => {
             let verdict = paid.replay(page).await?;
-            lines.push(format!("the last ticket sent again with another request: {}", verdict_text(&verdict)));
+            lines.push(format!("the last ticket used again, for another request: {}", verdict_text(&verdict)));
             Some(verdict_json(&verdict))
         }
         _ => None,
@@ -332,7 +331,7 @@ pub(crate) async fn query(context: &Context, args: &Query) -> Result<(), CliErro
             "delivery": delivery.id, "provider": delivery.provider, "messages": messages, "exhausted": delivery.exhausted,
             "pages": pages.iter().map(|page| json!({
                 "messages": page.response.messages.len(), "latency_ms": page.latency.as_secs_f64() * 1e3,
-                "ticket_ms": page.payment.as_secs_f64() * 1e3, "young": page.young,
+                "ticket_ms": page.payment.as_secs_f64() * 1e3, "young": page.ticket.young,
             })).collect::<Vec<_>>(),
             "replay": replay,
         }),

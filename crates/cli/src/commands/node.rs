@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use tributary_client::{ClientStore, SeenMessage};
-use tributary_waku::{ContentTopic, NodeKey, WakuMessage};
+use tributary_waku::{
+    ContentTopic, MAX_PAGE_LIMIT, MessageHash, NodeHandle, NodeKey, StoreQueryRequest, StoreStatus, WakuMessage,
+};
 
 use crate::{
     args::{Listen, Publish},
@@ -13,7 +15,11 @@ use crate::{
 };
 
 /// Time for the mesh to form before the first message.
-const MESH_LIMIT: Duration = Duration::from_secs(10);
+const MESH_LIMIT: Duration = Duration::from_secs(20);
+
+/// Time for an archive to have what was published, and between two looks.
+const ARCHIVE_LIMIT: Duration = Duration::from_secs(10);
+const ARCHIVE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Runs a node until it is asked to stop.
 pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
@@ -25,7 +31,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
 }
 
 /// Says where the node listens: one JSON line on standard output, so that scripts can wait for it.
-pub(crate) fn announce(node: &tributary_waku::NodeHandle, role: &str) {
+pub(crate) fn announce(node: &NodeHandle, role: &str) {
     let addresses: Vec<String> =
         node.listen_addrs().iter().map(|address| format!("{address}/p2p/{}", node.peer_id())).collect();
     println!("{}", json!({ "role": role, "peer_id": node.peer_id().to_string(), "addresses": addresses }));
@@ -40,12 +46,41 @@ pub(crate) async fn publish(context: &Context, args: &Publish) -> Result<(), Cli
     let mut hashes = Vec::new();
     for payload in &args.payloads {
         let message = WakuMessage::new(topic.clone(), payload.clone().into_bytes(), node.now());
-        hashes.push(node.publish(message).await?.hash.to_string());
+        hashes.push(node.publish(message).await?.hash);
     }
-    let text = format!("published {} messages on {topic}", hashes.len());
-    context.format.emit(&text, &json!({ "content_topic": topic.to_string(), "hashes": hashes }));
+    // A node that stops at once takes what still waits to be sent with it.
+    let kept = tokio::time::timeout(ARCHIVE_LIMIT, archived(&node, &hashes)).await.is_ok();
+    let text = format!(
+        "published {} messages on {topic}; {}",
+        hashes.len(),
+        if kept { "an archive has them all" } else { "no archive that answers freely confirms them" }
+    );
+    let hashes: Vec<String> = hashes.iter().map(ToString::to_string).collect();
+    context.format.emit(&text, &json!({ "content_topic": topic.to_string(), "hashes": hashes, "archived": kept }));
     node.shutdown().await;
     Ok(())
+}
+
+/// Waits until a connected peer's archive has all messages. Bounded by the caller.
+async fn archived(node: &NodeHandle, hashes: &[MessageHash]) {
+    let mut again = tokio::time::interval(ARCHIVE_INTERVAL);
+    loop {
+        again.tick().await;
+        for peer in node.connected_peers().await {
+            let mut found = 0;
+            for some in hashes.chunks(usize::try_from(MAX_PAGE_LIMIT).unwrap_or(usize::MAX)) {
+                let mut query = StoreQueryRequest::presence(some.iter().copied());
+                query.pagination_limit = Some(MAX_PAGE_LIMIT);
+                match node.store_query(peer, &query).await {
+                    Ok(answer) if answer.status == StoreStatus::OK => found += answer.messages.len(),
+                    _ => break,
+                }
+            }
+            if found == hashes.len() {
+                return;
+            }
+        }
+    }
 }
 
 /// Receives messages and remembers them.
