@@ -677,3 +677,61 @@ fn choose(notes: &Notes, count: usize, needed: Amount) -> Result<Vec<SpendableNo
     }
     Err(WalletError::InsufficientFunds { needed, available, waiting: notes.queued.checked_add(notes.reserved)? })
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+    use tributary_protocol::{Fr, Nullifier, Owner, Rho, ValueNote};
+
+    use super::*;
+    use crate::store::NoteRow;
+
+    fn notes(amounts: &[u128]) -> Notes {
+        let mut available: Vec<SpendableNote> = amounts
+            .iter()
+            .zip(0..)
+            .map(|(&amount, position)| {
+                let element = Fr::from(u64::from(position));
+                let note = ValueNote {
+                    amount: Amount::new(amount).unwrap(),
+                    owner: Owner::new(element),
+                    rho: Rho::new(element),
+                };
+                let row = NoteRow { note, commitment: note.commitment(), nullifier: Nullifier::new(element) };
+                SpendableNote { row, position }
+            })
+            .collect();
+        available.sort_by_key(|note| std::cmp::Reverse(note.row.note.amount));
+        Notes { available, ..Notes::default() }
+    }
+
+    #[test]
+    fn one_note_is_taken_before_two_and_the_smallest_sum_first() {
+        let mut rng = StdRng::seed_from_u64(7);
+        for _ in 0..300 {
+            let amounts: Vec<u128> = (0..rng.gen_range(0..8)).map(|_| rng.gen_range(1..50)).collect();
+            let needed = rng.gen_range(1..120_u128);
+            let single = amounts.iter().copied().filter(|a| *a >= needed).min();
+            let pairs = (0..amounts.len()).flat_map(|i| (0..i).map(move |j| (i, j)));
+            let pair = pairs.map(|(i, j)| amounts[i] + amounts[j]).filter(|sum| *sum >= needed).min();
+            let total: u128 = amounts.iter().sum();
+            for count in [1, 2] {
+                let chosen = choose(&notes(&amounts), count, Amount::new(needed).unwrap());
+                let expected = single.or(pair.filter(|_| count == 2));
+                match (chosen, expected) {
+                    (Ok(chosen), Some(expected)) => {
+                        let sum: u128 = chosen.iter().map(|note| note.row.note.amount.get()).sum();
+                        assert_eq!(sum, expected, "{amounts:?} for {needed}");
+                        assert_eq!(chosen.len() == 1, single.is_some());
+                        assert!(chosen.len() == 1 || chosen[0].position != chosen[1].position);
+                    }
+                    (Err(WalletError::TooManyNotes { inputs, .. }), None) => {
+                        assert!(total >= needed && inputs == count);
+                    }
+                    (Err(WalletError::InsufficientFunds { .. }), None) => assert!(total < needed),
+                    (chosen, expected) => panic!("{amounts:?} for {needed}: {chosen:?}, expected {expected:?}"),
+                }
+            }
+        }
+    }
+}

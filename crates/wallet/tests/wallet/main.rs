@@ -6,6 +6,7 @@ mod crash;
 mod fees;
 mod life;
 mod net;
+mod privacy;
 mod reorganise;
 mod restore;
 mod tickets;

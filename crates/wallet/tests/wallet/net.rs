@@ -124,6 +124,11 @@ impl Net {
         Self { anvil, provider, manifest, ledger, clock: ManualClock::new(0), dir }
     }
 
+    /// The chain node's host and port.
+    pub(crate) fn endpoint_host(&self) -> String {
+        self.anvil.endpoint().trim_start_matches("http://").to_owned()
+    }
+
     pub(crate) fn account(&self, n: usize) -> Address {
         self.anvil.addresses()[n]
     }
