@@ -14,6 +14,18 @@ pub enum LedgerError {
         /// What the transport said, without the endpoint's address.
         reason: String,
     },
+    /// The node refused a request, for instance because the range of blocks was too large.
+    #[error(
+        "the chain node refused {method} with error {error}: {message}; choose another RPC endpoint if it stays so"
+    )]
+    Refused {
+        /// The JSON-RPC method asked for.
+        method: &'static str,
+        /// The JSON-RPC error code.
+        error: i64,
+        /// What the node said.
+        message: String,
+    },
     /// The node's answers belong to different versions of the chain. The next synchronisation starts over.
     #[error("the chain node's answers contradict each other at block {number}: {what}; trying again")]
     Inconsistent {
@@ -127,12 +139,16 @@ impl LedgerError {
             Self::Empty => "TRB-2011",
             Self::Protocol(_) => "TRB-2012",
             Self::Interrupted => "TRB-2013",
+            Self::Refused { .. } => "TRB-2014",
         }
     }
 
     /// Whether the same call may succeed later without anybody's doing.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Rpc { .. } | Self::Inconsistent { .. } | Self::NotFinal { .. } | Self::Empty)
+        matches!(
+            self,
+            Self::Rpc { .. } | Self::Refused { .. } | Self::Inconsistent { .. } | Self::NotFinal { .. } | Self::Empty
+        )
     }
 }

@@ -253,9 +253,10 @@ impl Ledger {
         let mut events = 0;
         let mut rolled_back = 0;
         let mut attempts = 0;
+        let mut limits = self.limits();
         loop {
             let kept: Vec<BlockRef> = self.state().headers.iter().copied().collect();
-            match next_step(&*self.inner.source, self.inner.manifest.block, &kept, self.limits()).await {
+            match next_step(&*self.inner.source, self.inner.manifest.block, &kept, limits).await {
                 Ok(Step::UpToDate) => break,
                 Ok(Step::RollBack(ancestor)) => {
                     let depth = kept.last().map_or(0, |tip| tip.number - ancestor.number);
@@ -281,6 +282,11 @@ impl Ledger {
                 Err(error @ LedgerError::Inconsistent { .. }) if attempts < ATTEMPTS => {
                     tracing::debug!(code = error.code(), "asking again");
                     attempts += 1;
+                }
+                // Nodes answer for so many blocks or logs at once and no more; each has its own limit.
+                Err(LedgerError::Refused { method: "eth_getLogs", .. }) if limits.range > 1 => {
+                    limits.range /= 2;
+                    tracing::debug!(blocks = limits.range, "asking for fewer blocks at once");
                 }
                 Err(error) => return Err(error),
             }

@@ -39,31 +39,31 @@ pub trait ChainSource: Send + Sync + std::fmt::Debug {
     /// The chain id.
     ///
     /// # Errors
-    /// [`LedgerError::Rpc`].
+    /// [`LedgerError::Rpc`], [`LedgerError::Refused`].
     async fn chain_id(&self) -> Result<u64, LedgerError>;
 
     /// The newest block.
     ///
     /// # Errors
-    /// [`LedgerError::Rpc`].
+    /// [`LedgerError::Rpc`], [`LedgerError::Refused`].
     async fn head(&self) -> Result<Header, LedgerError>;
 
     /// The block of that height on the node's present chain, if it has one.
     ///
     /// # Errors
-    /// [`LedgerError::Rpc`].
+    /// [`LedgerError::Rpc`], [`LedgerError::Refused`].
     async fn header(&self, number: u64) -> Result<Option<Header>, LedgerError>;
 
     /// All of the pool's logs in blocks `from..=to`, in chain order.
     ///
     /// # Errors
-    /// [`LedgerError::Rpc`].
+    /// [`LedgerError::Rpc`], [`LedgerError::Refused`].
     async fn logs(&self, from: u64, to: u64) -> Result<Vec<Log>, LedgerError>;
 
     /// All of the pool's logs in the block with that hash, in order.
     ///
     /// # Errors
-    /// [`LedgerError::Rpc`].
+    /// [`LedgerError::Rpc`], [`LedgerError::Refused`].
     async fn logs_of(&self, hash: B256) -> Result<Vec<Log>, LedgerError>;
 }
 
@@ -97,13 +97,12 @@ impl RpcSource {
 
 /// Endpoints often carry a key in their address, and transport errors quote the address.
 fn rpc(method: &'static str) -> impl Fn(TransportError) -> LedgerError {
-    move |error| LedgerError::Rpc {
-        method,
-        reason: match error.as_error_resp() {
-            Some(response) => format!("error {}: {}", response.code, response.message),
-            None if error.is_deser_error() => "the answer could not be read".to_owned(),
-            None => "no answer".to_owned(),
-        },
+    move |error| match error.as_error_resp() {
+        Some(response) => LedgerError::Refused { method, error: response.code, message: response.message.to_string() },
+        None if error.is_deser_error() => {
+            LedgerError::Rpc { method, reason: "the answer could not be read".to_owned() }
+        }
+        None => LedgerError::Rpc { method, reason: "no answer".to_owned() },
     }
 }
 

@@ -76,6 +76,8 @@ enum Fault {
     ReplaceWhileReading(u64),
     /// The nth request from now fails.
     FailAfter(u64),
+    /// More than this many blocks at once are refused.
+    MostBlocks(u64),
 }
 
 #[derive(Debug, Default)]
@@ -281,8 +283,13 @@ impl ChainSource for FakeChain {
     async fn logs(&self, from: u64, to: u64) -> Result<Vec<Log>, LedgerError> {
         self.request()?;
         let chain = self.chain.lock().unwrap();
-        if chain.fault == Fault::RangeLogsLag {
-            return Ok(Vec::new());
+        match chain.fault {
+            Fault::RangeLogsLag => return Ok(Vec::new()),
+            Fault::MostBlocks(most) if to - from + 1 > most => {
+                let message = "block range too large".to_owned();
+                return Err(LedgerError::Refused { method: "eth_getLogs", error: -32_005, message });
+            }
+            _ => {}
         }
         Ok((from..=to).flat_map(|n| chain.logs(n)).collect())
     }
@@ -699,4 +706,25 @@ async fn reading_from_far_behind_asks_for_few_headers() {
     assert_eq!(ledger.inserted(), 12);
     let requests = chain.requests.load(Ordering::SeqCst);
     assert!(requests < 100, "{requests} requests for 3,000 blocks");
+}
+
+#[tokio::test]
+async fn a_node_that_refuses_large_ranges_is_asked_for_smaller_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let chain = FakeChain::new();
+    for n in 0..200 {
+        chain.mine(12, if n % 10 == 0 { &[Act::Insert] } else { &[] });
+        chain.mine(12, &[Act::Transact(n)]);
+    }
+    let config = LedgerConfig { log_range: 100, ..config() };
+    chain.fault(Fault::MostBlocks(3));
+    let ledger = open(&dir.path().join("a.sqlite"), &chain, config).await;
+    ledger.sync().await.unwrap();
+    assert_eq!((ledger.head(), ledger.queued()), (Some(chain.head()), 400));
+    // A node that answers for no block at all is an error, not a loop.
+    chain.fault(Fault::MostBlocks(0));
+    chain.mine(12, &[]);
+    let error = ledger.sync().await.unwrap_err();
+    assert!(matches!(error, LedgerError::Refused { error: -32_005, .. }), "{error:?}");
+    assert!(error.is_transient());
 }
