@@ -3,6 +3,7 @@
 //! The payee's wallet finds the streams (it accepts only those whose commitment recomputes and is on chain), proves claims and writes each
 //! down before it is sent. This module decides when, resumes what a stop interrupted, and never gives more for a claim than it brings.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -12,13 +13,16 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Mutex as AsyncMutex;
 use tributary_market::clock::Clock;
-use tributary_protocol::{Amount, Price, Seconds, UnixTime};
+use tributary_protocol::{Amount, Commitment, Price, Seconds, UnixTime};
 use tributary_wallet::{
     Intent, OperationId, OperationKind, OperationStatus, Outcome, PayeeStream, PreparedTransaction, Rejection,
     StreamState, Submitter, Wallet, WalletError,
 };
 
 use crate::files;
+
+/// Streams in one claim.
+const LANES: usize = 16;
 
 /// When to claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,9 +267,11 @@ impl Claimer {
             self.keep_schedule(self.clock.now())?;
         }
         self.wallet.sync().await?;
-        let mut claims = self.resume().await?;
+        // Each stream once in a round: it accrues with every block, also with the one of its own claim.
+        let mut done = HashSet::new();
+        let mut claims = self.resume(&mut done).await?;
         let stopped = if claims.iter().all(|c| matches!(c.outcome, Outcome::Confirmed { .. })) {
-            self.claim_more(&mut claims).await?
+            self.claim_more(&mut claims, &mut done).await?
         } else {
             Stopped::NotConfirmed
         };
@@ -275,13 +281,19 @@ impl Claimer {
     }
 
     /// Hands claims that were proved and not seen on chain to the submitter again. The same transaction can be mined only once.
-    async fn resume(&self) -> Result<Vec<Claim>, ClaimError> {
+    async fn resume(&self, done: &mut HashSet<Commitment>) -> Result<Vec<Claim>, ClaimError> {
         let mut claims = Vec::new();
         let now = self.wallet.now()?;
         for operation in self.wallet.operations().await? {
             let waiting = matches!(operation.status, OperationStatus::Prepared | OperationStatus::Sent);
             let late = operation.deadline.is_some_and(|deadline| deadline < now);
-            if operation.intent.kind() != OperationKind::Claim || !waiting || late {
+            let Intent::Claim { streams } = &operation.intent else { continue };
+            if matches!(operation.status, OperationStatus::Confirmed { .. }) {
+                continue;
+            }
+            // Whatever becomes of it, its streams are spoken for.
+            done.extend(streams);
+            if !waiting || late {
                 continue;
             }
             let Some(prepared) = self.wallet.attempts(operation.id).await?.pop() else { continue };
@@ -300,18 +312,17 @@ impl Claimer {
         Ok(claims)
     }
 
-    async fn claim_more(&self, claims: &mut Vec<Claim>) -> Result<Stopped, ClaimError> {
+    async fn claim_more(&self, claims: &mut Vec<Claim>, done: &mut HashSet<Commitment>) -> Result<Stopped, ClaimError> {
         for _ in 0..self.plan.most {
-            let best = match self.wallet.worth_claiming().await {
-                Ok(best) => best,
-                Err(WalletError::NothingToClaim { .. }) => return Ok(Stopped::NothingLeft),
-                Err(error) => return Err(error.into()),
-            };
+            let before = self.wallet.payee_streams(false).await?;
+            let best = self.fullest(&before, done);
+            if best.is_empty() {
+                return Ok(Stopped::NothingLeft);
+            }
             let terms = match self.submitter.terms(OperationKind::Claim).await {
                 Ok(terms) => terms,
                 Err(Rejection { code, reason, .. }) => return Ok(Stopped::NoSubmitter { code, reason }),
             };
-            let before = self.wallet.payee_streams(false).await?;
             let brings =
                 Amount::checked_sum(before.iter().filter(|s| best.contains(&s.commitment)).map(|s| s.claimable))
                     .unwrap_or(Amount::MAX);
@@ -319,6 +330,7 @@ impl Claimer {
             if brings < costs {
                 return Ok(Stopped::NotWorthIt { brings, fee: terms.fee });
             }
+            done.extend(&best);
             let prepared = self.wallet.prepare(Intent::Claim { streams: best }, terms).await?;
             let amount = paid_by(&prepared, &before);
             let outcome = self.wallet.submit(&prepared, &*self.submitter).await?;
@@ -338,6 +350,19 @@ impl Claimer {
             }
         }
         Ok(Stopped::Limit)
+    }
+
+    /// The up to 16 streams with most to claim, besides those that are done.
+    fn fullest(&self, streams: &[PayeeStream], done: &HashSet<Commitment>) -> Vec<Commitment> {
+        let least = self.wallet.config().least_claim;
+        let inserted = self.wallet.ledger().inserted();
+        let mut open: Vec<&PayeeStream> = streams
+            .iter()
+            .filter(|s| !s.claimable.is_zero() && s.claimable >= least && !done.contains(&s.commitment))
+            .filter(|s| s.position.is_some_and(|position| u64::from(position) < inserted))
+            .collect();
+        open.sort_by_key(|stream| std::cmp::Reverse(stream.claimable));
+        open.iter().take(LANES).map(|stream| stream.commitment).collect()
     }
 
     fn count(&self, outcome: &Outcome, amount: Amount) {

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tributary_ledger::{Ledger, LedgerError};
 use tributary_market::clock::Clock;
 use tributary_market::envelope::Signer;
+use tributary_market::negotiate;
 use tributary_market::negotiate::policy::{
     AttributesPolicy, CapacityPolicy, DurationPolicy, FairnessPolicy, LoadPolicy, Policy, PricePolicy, StartPolicy,
 };
@@ -42,7 +43,8 @@ const CARE_INTERVAL: u64 = 20;
 pub struct ProviderConfig {
     /// Folder of the nullifier store and the offer's number.
     pub folder: PathBuf,
-    /// What to do when there is no nullifier store.
+    /// What to do when there is no nullifier store. [`OnMissing::NewPayee`] is safe to give always: once the provider has made an offer, a missing
+    /// store counts as lost and is refused.
     pub on_missing: OnMissing,
     /// What it sells by.
     pub terms: SaleTerms,
@@ -71,7 +73,7 @@ impl ProviderConfig {
         let seconds = |s| Seconds::new(s).unwrap_or(Seconds::MAX);
         Self {
             folder,
-            on_missing: OnMissing::Refuse,
+            on_missing: OnMissing::NewPayee,
             terms,
             offers: OfferTimes::default(),
             addresses: None,
@@ -207,6 +209,8 @@ pub struct ProviderSnapshot {
     pub offer: Option<OfferId>,
     /// Its number.
     pub offer_sequence: Option<u64>,
+    /// When it was published last; never while nobody is connected who relays it.
+    pub offer_published: Option<UnixTime>,
     /// Streams and claims, where the provider claims.
     pub streams: Option<StreamSummary>,
 }
@@ -270,12 +274,15 @@ impl Provider {
         let now = clock.now();
         // No ticket of a later slot can have been taken: its list was not final.
         let horizon = chain.latest_final_slot().map_or(UnixTime::ZERO, |slot| slot.start());
-        let store = NullifierStore::open(
-            &config.folder.join("nullifiers.db"),
-            config.terms.payee.owner(),
-            StoreOptions::new(config.on_missing, now, horizon),
-        )
-        .await?;
+        let sequence = config.folder.join("offer-sequence");
+        let on_missing = match config.on_missing {
+            // Nobody can have paid before the first offer.
+            OnMissing::NewPayee if sequence.exists() => OnMissing::Refuse,
+            as_configured => as_configured,
+        };
+        let options = StoreOptions::new(on_missing, now, horizon);
+        let path = config.folder.join("nullifiers.db");
+        let store = NullifierStore::open(&path, config.terms.payee.owner(), options).await?;
         let pool_clock = chain.clock();
         let verifier = config.terms.verifier(pool_clock, node.peer_id());
         let checker =
@@ -296,7 +303,7 @@ impl Provider {
             Arc::clone(&signer),
             Arc::clone(&transport),
             Arc::clone(&clock),
-            config.folder.join("offer-sequence"),
+            sequence,
         ));
 
         let capacity = CapacityPolicy::new(config.capacity, config.capacity_per_source);
@@ -376,7 +383,13 @@ impl Provider {
     /// The first failure; the rest is done all the same, and calling again tries again.
     pub async fn turn(&self) -> Result<(), ProviderError> {
         let care = self.care().await;
-        self.publisher.turn().await?;
+        match self.publisher.turn().await {
+            // Nobody is connected yet, say. The offer stands, and the next turn publishes it.
+            Err(PublishError::Transport(error)) => {
+                tracing::debug!(code = error.code(), %error, "the offer was not published");
+            }
+            other => other?,
+        }
         care
     }
 
@@ -450,8 +463,9 @@ impl Provider {
         self.stop().await;
     }
 
-    /// Closes the services and the nullifier store. Safe to call twice.
+    /// Closes the services and the nullifier store, and answers no more requests for quotes. Safe to call twice.
     pub async fn stop(&self) {
+        let _ = self.node.unserve(negotiate::PROTOCOL).await;
         for service in self.services.iter() {
             service.stop().await;
         }
@@ -487,6 +501,7 @@ impl Provider {
             services: self.tills.iter().map(|t| (t.service().to_string(), t.counters())).collect(),
             offer: offer.as_ref().map(|o| o.id()),
             offer_sequence: offer.as_ref().map(|o| o.sequence),
+            offer_published: self.publisher.published_at(),
             streams: self.claimer.as_ref().map(|c| c.summary()),
         }
     }

@@ -121,7 +121,9 @@ pub struct OfferPublisher {
     transport: Arc<dyn Broadcast>,
     clock: Arc<dyn Clock>,
     sequence: PathBuf,
+    /// When the current offer went out last; also keeps turns apart.
     published: Mutex<Option<UnixTime>>,
+    published_at: watch::Sender<Option<UnixTime>>,
     current: watch::Sender<Option<Arc<VerifiedOffer>>>,
     id: watch::Sender<Option<OfferId>>,
 }
@@ -151,6 +153,7 @@ impl OfferPublisher {
             clock,
             sequence,
             published: Mutex::new(None),
+            published_at: watch::channel(None).0,
             current: watch::channel(None).0,
             id: watch::channel(None).0,
         }
@@ -166,6 +169,12 @@ impl OfferPublisher {
     #[must_use]
     pub fn current_id(&self) -> watch::Receiver<Option<OfferId>> {
         self.id.subscribe()
+    }
+
+    /// When an offer was published last.
+    #[must_use]
+    pub fn published_at(&self) -> Option<UnixTime> {
+        *self.published_at.borrow()
     }
 
     /// Makes a new offer when half of the current one's time is over (or there is none), and publishes when the interval is over.
@@ -188,6 +197,7 @@ impl OfferPublisher {
         if due {
             self.send().await?;
             *published = Some(now);
+            self.published_at.send_replace(Some(now));
         }
         Ok(())
     }

@@ -79,7 +79,7 @@ impl Witness {
     /// Opens or creates the file; the record is `None` when it is missing or neither copy is whole.
     pub(super) fn open(path: &Path) -> io::Result<(Self, Option<Record>)> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let mut bytes = vec![0u8; FILE];
+        let mut bytes = [0u8; FILE];
         let mut read = 0;
         while read < FILE {
             match file.read_at(&mut bytes[read..], read as u64)? {

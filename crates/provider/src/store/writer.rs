@@ -21,6 +21,9 @@ const BATCH: usize = 256;
 /// Rows deleted between two batches of tickets.
 const PRUNE_STEP: i64 = 2000;
 
+/// What answers a job once its batch is on disk, or not.
+type Completion = Box<dyn FnOnce(&Result<(), StoreErrorText>) + Send>;
+
 pub(super) enum ReserveAnswer {
     New(Ticket),
     Spent { index: usize, spent: Spent },
@@ -328,7 +331,7 @@ impl Writer {
         let durable = batch.iter().any(|j| matches!(j, Job::Reserve { .. } | Job::Prune { .. }));
         let writes = durable || batch.iter().any(|j| matches!(j, Job::Settle { .. }));
         let mut close = None;
-        let mut done: Vec<Box<dyn FnOnce(&Result<(), StoreErrorText>) + Send>> = Vec::with_capacity(batch.len());
+        let mut done: Vec<Completion> = Vec::with_capacity(batch.len());
         let mut stored: Vec<(u64, Vec<[u8; 32]>, RequestDigest)> = Vec::new();
         let before = self.record;
 
