@@ -263,6 +263,12 @@ pub(crate) struct Close {
 
 #[derive(Debug, Args)]
 pub(crate) struct Claim {
+    /// Wait until this much can be claimed, in tokens.
+    #[arg(long, value_name = "AMOUNT")]
+    pub(crate) least: Option<String>,
+    /// How long to wait for it, in seconds.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    pub(crate) wait: u64,
     /// Send from the keystore's account instead of through a relayer.
     #[arg(long)]
     pub(crate) direct: bool,

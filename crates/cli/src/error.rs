@@ -46,15 +46,9 @@ pub(crate) enum CliError {
     /// The chain's endpoint failed.
     #[error("the chain endpoint failed: {0}")]
     Chain(String),
-    /// A transaction was sent and reverted.
-    #[error("transaction {transaction} reverted")]
-    Reverted { transaction: String },
     /// A check found something.
     #[error("{failed} of {checks} checks failed")]
     Unhealthy { failed: usize, checks: usize },
-    /// The books do not balance.
-    #[error("the books do not balance: the pool holds {balance}, notes, streams and burnt make {accounted} base units")]
-    Books { balance: String, accounted: String },
     /// The manifest.
     #[error(transparent)]
     Manifest(#[from] tributary_bindings::ManifestError),
@@ -121,9 +115,7 @@ impl CliError {
             Self::NoPassword => "TRB-X010",
             Self::Input { .. } => "TRB-X011",
             Self::Chain(_) => "TRB-X012",
-            Self::Reverted { .. } => "TRB-X013",
             Self::Unhealthy { .. } => "TRB-X014",
-            Self::Books { .. } => "TRB-X015",
             Self::Manifest(_) => "TRB-X020",
             Self::Client(error) => error.code(),
             Self::Wallet(error) => error.code(),

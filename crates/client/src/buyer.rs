@@ -331,7 +331,7 @@ impl Buyer {
                         })
                         .await?;
                 }
-                return Err(error.into());
+                return Err(Box::new(error).into());
             }
         };
         let quote = agreed.quote();

@@ -132,7 +132,7 @@ pub enum ClientError {
     Slot(#[from] tributary_protocol::SlotError),
     /// No agreement with the provider.
     #[error(transparent)]
-    Negotiation(#[from] tributary_market::negotiate::buyer::NegotiationError),
+    Negotiation(#[from] Box<tributary_market::negotiate::buyer::NegotiationError>),
     /// The provider can't be reached.
     #[error(transparent)]
     Transport(#[from] tributary_market::transport::TransportError),

@@ -323,10 +323,11 @@ impl Inner {
             Err(error) => return Err(error),
         }
         // A bundle fails as a whole when foreign leaves come first; after a failure the operation goes alone.
-        if request.insertion && request.attempts == 0 {
-            if let Some(data) = self.bundled(&request, &call).await? {
-                return self.send(data, Some(&request)).await;
-            }
+        if request.insertion
+            && request.attempts == 0
+            && let Some(data) = self.bundled(&request, &call).await?
+        {
+            return self.send(data, Some(&request)).await;
         }
         self.send(request.call.clone(), Some(&request)).await
     }
@@ -483,7 +484,7 @@ fn effects(sent: &SentTransaction, receipt: &TransactionReceipt) -> (u64, bool) 
 }
 
 fn revert_data(error: &RpcError<TransportErrorKind>) -> Option<Bytes> {
-    error.as_error_resp().and_then(|response| response.as_revert_data())
+    error.as_error_resp().and_then(alloy::rpc::json_rpc::ErrorPayload::as_revert_data)
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "used as a function in map_err")]

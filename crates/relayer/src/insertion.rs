@@ -18,7 +18,7 @@ use crate::RelayerError;
 pub fn prove(prover: &Prover, insertion: &Insertion) -> Result<StreamPool::InsertArgs, RelayerError> {
     let failed = |error: &dyn std::fmt::Display| RelayerError::Proof(error.to_string());
     let prepared = InsertWitness(insertion.clone()).prepare().map_err(|error| failed(&error))?;
-    let proof = prover.prove(prepared.circuit.into(), &prepared.inputs).map_err(|error| failed(&error))?;
+    let proof = prover.prove(prepared.circuit, &prepared.inputs).map_err(|error| failed(&error))?;
     Ok(StreamPool::InsertArgs {
         proof: proof.to_bytes().into(),
         digest: prepared.statement.digest().to_u256(),

@@ -1,6 +1,6 @@
 //! `tributary wallet`, `deposit`, `streams`, `close`, `claim`, `withdraw`, `insert`, `books`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use alloy::{
     network::EthereumWallet,
@@ -197,20 +197,29 @@ pub(crate) async fn close(context: &Context, args: &Close) -> Result<(), CliErro
 }
 
 pub(crate) async fn claim(context: &Context, args: &Claim) -> Result<(), CliError> {
-    let claimed = claim_report(context, args.direct).await?;
+    let claimed = claim_report(context, args.direct, args.least.as_deref(), args.wait).await?;
     context.format.emit(&claimed.1, &claimed.2);
     Ok(())
 }
 
 /// Claims once; returns the number of streams.
 pub(crate) async fn claim_once(context: &Context, direct: bool) -> Result<usize, CliError> {
-    Ok(claim_report(context, direct).await?.0)
+    Ok(claim_report(context, direct, None, 0).await?.0)
 }
 
-async fn claim_report(context: &Context, send_direct: bool) -> Result<(usize, String, serde_json::Value), CliError> {
+async fn claim_report(
+    context: &Context,
+    send_direct: bool,
+    least: Option<&str>,
+    wait: u64,
+) -> Result<(usize, String, serde_json::Value), CliError> {
     let _lock = context.lock()?;
     let buyer = context.buyer_for(&[Circuit::Claim]).await?;
     let wallet = buyer.wallet();
+    if let Some(least) = least {
+        let least = amount_of(least, &wallet.ledger().manifest().token)?;
+        wait_for_claimable(wallet, least, Duration::from_secs(wait)).await?;
+    }
     let streams = wallet.worth_claiming().await?;
     let count = streams.len();
     let before = wallet.balance().await?;
@@ -230,6 +239,33 @@ async fn claim_report(context: &Context, send_direct: bool) -> Result<(usize, St
     let value = sent.json(json!({ "streams": count, "received": got.to_string() }));
     buyer.node().shutdown().await;
     Ok((count, text, value))
+}
+
+/// Waits, block by block, until `least` can be claimed.
+async fn wait_for_claimable(wallet: &PoolWallet, least: Amount, limit: Duration) -> Result<(), CliError> {
+    let mut poll = tokio::time::interval(Duration::from_millis(500));
+    let mut claimable = Amount::ZERO;
+    let enough = async {
+        loop {
+            poll.tick().await;
+            wallet.sync().await?;
+            claimable = wallet.balance().await?.claimable;
+            if claimable >= least {
+                return Ok(());
+            }
+        }
+    };
+    let waited = tokio::time::timeout(limit, enough).await;
+    waited.unwrap_or_else(|_| {
+        Err(CliError::Input {
+            reason: format!(
+                "{} base units can be claimed after {} s, {} were wanted: wait longer or claim less",
+                claimable.get(),
+                limit.as_secs(),
+                least.get()
+            ),
+        })
+    })
 }
 
 pub(crate) async fn withdraw(context: &Context, args: &Withdraw) -> Result<(), CliError> {
