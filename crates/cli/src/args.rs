@@ -6,9 +6,18 @@ use clap::{Args, Parser, Subcommand};
 
 /// Buy and sell services anonymously: discover, choose, negotiate, pay, prove, use, assess.
 #[derive(Debug, Parser)]
-#[command(name = "tributary", version, about, propagate_version = true, infer_subcommands = false, max_term_width = 100)]
-#[command(after_help = "A first purchase: init, wallet address, deposit, discover, choose, quote, open, query, assess.\n\
-    `buy` does choose, quote and open in one go. Every command takes --json.")]
+#[command(
+    name = "tributary",
+    version,
+    about,
+    propagate_version = true,
+    infer_subcommands = false,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "A first purchase: init, wallet address, deposit, discover, choose, quote, open, query, assess.\n\
+    `buy` does choose, quote and open in one go. Every command takes --json."
+)]
 pub(crate) struct Cli {
     /// Folder with configuration, keys and state.
     #[arg(long, global = true, env = "TRIBUTARY_HOME", value_name = "DIR", default_value = ".tributary")]
@@ -68,6 +77,9 @@ pub(crate) enum Command {
     Insert,
     /// The pool's books, as the chain and this wallet see them.
     Books,
+    /// Measure a purchase, for script/bench: chosen to first page, and what a ticket adds to a request.
+    #[command(hide = true)]
+    Bench(Bench),
     /// Check configuration, keys, chain, artefacts and peers, and name what is wrong.
     Doctor,
     /// Run a Waku node.
@@ -289,4 +301,13 @@ pub(crate) struct Withdraw {
 pub(crate) enum Daemon {
     /// Run until SIGINT or SIGTERM.
     Run,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// Content topic to query.
+    pub(crate) content_topic: String,
+    /// Paid and free requests, alternating.
+    #[arg(long, default_value_t = 300)]
+    pub(crate) requests: u32,
 }

@@ -145,7 +145,13 @@ impl Default for Chain {
 
 impl Default for Waku {
     fn default() -> Self {
-        Self { cluster: 42, shards: 8, listen: vec!["/ip4/127.0.0.1/tcp/0".into()], bootstrap: Vec::new(), archive: false }
+        Self {
+            cluster: 42,
+            shards: 8,
+            listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
+            bootstrap: Vec::new(),
+            archive: false,
+        }
     }
 }
 
@@ -189,7 +195,9 @@ impl Config {
         let file = home.join(FILE_NAME);
         let mut config: Self = Figment::from(Serialized::defaults(Self::default()))
             .merge(Toml::file_exact(&file))
-            .merge(Env::prefixed("TRIBUTARY_").filter(|key| key.as_str().contains("__") || key == "artifacts").split("__"))
+            .merge(
+                Env::prefixed("TRIBUTARY_").filter(|key| key.as_str().contains("__") || key == "artifacts").split("__"),
+            )
             .extract()
             .map_err(|error| CliError::Config { file, reason: error.to_string() })?;
         config.artifacts = resolve(home, &config.artifacts);

@@ -21,9 +21,7 @@ use tributary_waku::{
     ArchiveConfig, ClusterId, Multiaddr, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits, Retention, Sharding,
 };
 
-use tributary_wallet::{
-    Origin, Password, Services, Vault, Wallet, WalletConfig, WalletFolder, tickets::TicketMaker,
-};
+use tributary_wallet::{Origin, Password, Services, Vault, Wallet, WalletConfig, WalletFolder, tickets::TicketMaker};
 
 use crate::{args::Cli, config::Config, error::CliError, output::Format};
 
@@ -88,8 +86,7 @@ impl Context {
     /// The ledger in a file of the home folder, read up to the chain's head.
     pub(crate) async fn ledger(&self, file: &str) -> Result<Ledger, CliError> {
         let manifest = self.manifest()?;
-        let config =
-            LedgerConfig { poll: Duration::from_millis(self.config.chain.poll_ms), ..LedgerConfig::default() };
+        let config = LedgerConfig { poll: Duration::from_millis(self.config.chain.poll_ms), ..LedgerConfig::default() };
         let ledger = Ledger::open(&self.file(file), self.chain()?, manifest, config).await?;
         ledger.sync().await?;
         Ok(ledger)
@@ -185,8 +182,7 @@ impl Context {
     /// Starts a node, with an archive if `archive` says so, and dials the bootstrap peers.
     pub(crate) async fn node(&self, key: NodeKey, archive: bool) -> Result<NodeHandle, CliError> {
         let waku = &self.config.waku;
-        let mut config =
-            NodeConfig::new(key, ClusterId::new(waku.cluster), Sharding::Auto { shards: waku.shards });
+        let mut config = NodeConfig::new(key, ClusterId::new(waku.cluster), Sharding::Auto { shards: waku.shards });
         config.listen = addresses(&waku.listen)?;
         config.static_peers = addresses(&waku.bootstrap)?;
         config.limits = NodeLimits::shared_address();

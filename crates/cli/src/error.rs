@@ -54,7 +54,7 @@ pub(crate) enum CliError {
     Manifest(#[from] tributary_bindings::ManifestError),
     /// The buyer's steps.
     #[error(transparent)]
-    Client(#[from] tributary_client::ClientError),
+    Client(Box<tributary_client::ClientError>),
     /// The wallet.
     #[error(transparent)]
     Wallet(#[from] tributary_wallet::WalletError),
@@ -84,16 +84,34 @@ pub(crate) enum CliError {
     Relayer(#[from] tributary_relayer::RelayerError),
     /// The relayer's service.
     #[error(transparent)]
-    RelayerService(#[from] tributary_relayer::ServiceError),
+    RelayerService(Box<tributary_relayer::ServiceError>),
     /// The provider.
     #[error(transparent)]
-    Provider(#[from] tributary_provider::daemon::ProviderError),
+    Provider(Box<tributary_provider::daemon::ProviderError>),
     /// A service can't be sold like this.
     #[error("{reason}")]
     Service { reason: String },
     /// A number out of range.
     #[error(transparent)]
     Range(#[from] tributary_protocol::RangeError),
+}
+
+impl From<tributary_client::ClientError> for CliError {
+    fn from(error: tributary_client::ClientError) -> Self {
+        Self::Client(Box::new(error))
+    }
+}
+
+impl From<tributary_relayer::ServiceError> for CliError {
+    fn from(error: tributary_relayer::ServiceError) -> Self {
+        Self::RelayerService(Box::new(error))
+    }
+}
+
+impl From<tributary_provider::daemon::ProviderError> for CliError {
+    fn from(error: tributary_provider::daemon::ProviderError) -> Self {
+        Self::Provider(Box::new(error))
+    }
 }
 
 impl CliError {
@@ -144,8 +162,11 @@ impl CliError {
             | Self::NoKeystore
             | Self::NoPassword
             | Self::Input { .. } => 2,
-            Self::Client(C::Refused { .. } | C::RelayRejected { .. } | C::NoCandidate { .. }) => 3,
-            Self::Client(C::RelayUnknown { .. }) => 4,
+            Self::Client(error) => match **error {
+                C::Refused { .. } | C::RelayRejected { .. } | C::NoCandidate { .. } => 3,
+                C::RelayUnknown { .. } => 4,
+                _ => 1,
+            },
             _ => 1,
         }
     }

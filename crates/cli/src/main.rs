@@ -67,6 +67,7 @@ async fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Withdraw(args) => commands::wallet::withdraw(&context, args).await,
         Command::Insert => commands::wallet::insert(&context).await,
         Command::Books => commands::wallet::books(&context).await,
+        Command::Bench(args) => commands::bench::run(&context, args).await,
         Command::Doctor => commands::doctor::run(&context).await,
         Command::Node(Daemon::Run) => commands::node::run(&context).await,
         Command::Provider(Daemon::Run) => commands::provider::run(&context).await,

@@ -41,6 +41,7 @@ impl Fields {
     }
 
     /// Adds a row.
+    #[allow(clippy::needless_pass_by_value, reason = "callers write values, not references")]
     #[must_use]
     pub(crate) fn row(mut self, label: impl Into<String>, value: impl ToString) -> Self {
         self.0.push((label.into(), value.to_string()));

@@ -155,8 +155,7 @@ impl Buyer {
     pub async fn new(parts: BuyerParts) -> Result<Self, ClientError> {
         let BuyerParts { node, wallet, tickets, store, reputation, clock } = parts;
         let market_clock: Arc<dyn MarketClock> = Arc::new(Bridge(Arc::clone(&clock)));
-        let directory =
-            Directory::open(node.clone(), store.clone(), market_clock, wallet.ledger().pool()).await?;
+        let directory = Directory::open(node.clone(), store.clone(), market_clock, wallet.ledger().pool()).await?;
         let buyer = Self { node, wallet, tickets, directory, store, reputation, clock };
         buyer.report_evidence().await?;
         Ok(buyer)
@@ -225,7 +224,10 @@ impl Buyer {
             let standing = Standing {
                 score: score.value,
                 weight: score.experience.weight(),
-                suspended: score.suspension.as_ref().map(|suspension| format!("{} until {}", suspension.kind, suspension.until)),
+                suspended: score
+                    .suspension
+                    .as_ref()
+                    .map(|suspension| format!("{} until {}", suspension.kind, suspension.until)),
                 latency_ms: score.experience.latency_ms(),
             };
             candidates.push(Candidate { offer, standing });
@@ -402,10 +404,10 @@ impl Buyer {
         let stream = OpenStream { payee, rate, start, end, offer: Some(offer_terms(&offer)) };
 
         let intent = Intent::Open(stream);
-        let send_terms = submitter.terms(intent.kind()).await.map_err(|rejection| ClientError::RelayRejected {
-            code: rejection.code,
-            description: rejection.reason,
-        })?;
+        let send_terms = submitter
+            .terms(intent.kind())
+            .await
+            .map_err(|rejection| ClientError::RelayRejected { code: rejection.code, description: rejection.reason })?;
         let started = std::time::Instant::now();
         let prepared = self.wallet.prepare(intent, send_terms).await?;
         let proving = started.elapsed();
@@ -443,7 +445,12 @@ impl Buyer {
     ///
     /// # Errors
     /// [`ClientError::NotInserted`] after `limit`.
-    pub async fn wait_until_usable(&self, commitment: Commitment, depth: u64, limit: Duration) -> Result<(), ClientError> {
+    pub async fn wait_until_usable(
+        &self,
+        commitment: Commitment,
+        depth: u64,
+        limit: Duration,
+    ) -> Result<(), ClientError> {
         let ledger = self.wallet.ledger();
         let usable = async {
             let mut heads = ledger.heads();
@@ -465,7 +472,10 @@ impl Buyer {
     ///
     /// # Errors
     /// [`ClientError::NoStream`].
-    pub async fn stream(&self, provider: Option<PeerId>) -> Result<(Purchase, PayerStream, VerifiedOffer), ClientError> {
+    pub async fn stream(
+        &self,
+        provider: Option<PeerId>,
+    ) -> Result<(Purchase, PayerStream, VerifiedOffer), ClientError> {
         let streams = self.wallet.payer_streams(false).await?;
         for purchase in self.store.purchases().await? {
             if provider.is_some_and(|wanted| wanted != purchase.provider) {
@@ -524,8 +534,7 @@ impl Buyer {
     /// [`ClientError::NothingDelivered`].
     pub async fn assess(&self, provider: Option<PeerId>) -> Result<(Assessment, bool, Score), ClientError> {
         let (number, delivery) = self.store.last_delivery(provider).await?.ok_or(ClientError::NothingDelivered)?;
-        let peer: PeerId =
-            delivery.provider.parse().map_err(|_| ClientError::Damaged { what: "a provider's id" })?;
+        let peer: PeerId = delivery.provider.parse().map_err(|_| ClientError::Damaged { what: "a provider's id" })?;
         let assessment = StoreAssessor::default().assess(&self.observation(&delivery, peer).await?);
         let counted = self.reputation.record(&assessment).await?;
         self.store.assessed(number).await?;

@@ -95,7 +95,9 @@ pub enum ClientError {
         description: String,
     },
     /// Nobody knows whether the transaction was mined; its nullifier on chain will tell.
-    #[error("it is unknown whether the transaction was mined: {description}; `tributary wallet balance` shows it once it is")]
+    #[error(
+        "it is unknown whether the transaction was mined: {description}; `tributary wallet balance` shows it once it is"
+    )]
     RelayUnknown {
         /// What is known.
         description: String,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tributary_market::ticket::{PreparedTicket, Reason, Remedy, Verdict};
-use tributary_protocol::ProviderDigest;
+use tributary_protocol::{ProviderDigest, Slot};
 use tributary_reputation::store::{Ending, StoreQuery};
 use tributary_waku::{
     Bytes, NodeHandle, PeerId, StoreEntry, StoreQueryRequest, StoreQueryResponse, StoreStatus, Timestamp,
@@ -76,16 +76,24 @@ impl PaidStore {
         &self.tickets
     }
 
-    /// Asks for one page.
+    /// Asks for one page, paid in the running slot.
     ///
     /// # Errors
     /// [`ClientError`]; [`ClientError::Refused`] with the provider's reason.
-    pub async fn page(&self, mut request: StoreQueryRequest) -> Result<PaidPage, ClientError> {
+    pub async fn page(&self, request: StoreQueryRequest) -> Result<PaidPage, ClientError> {
+        self.page_in(request, None).await
+    }
+
+    /// Asks for one page, paid in a given slot: one that is over serves as long as the provider carries it.
+    ///
+    /// # Errors
+    /// As [`Self::page`].
+    pub async fn page_in(&self, mut request: StoreQueryRequest, slot: Option<Slot>) -> Result<PaidPage, ClientError> {
         request.eligibility_proof = None;
         let signed = request_bytes_without_proof(&request);
         for attempt in 1.. {
             let started = Instant::now();
-            let slot = self.current_slot()?;
+            let slot = slot.map_or_else(|| self.current_slot(), Ok)?;
             let ticket = self.tickets.take(&self.stream, slot, self.tickets_a_page).await?;
             request.eligibility_proof = Some(Bytes::from(pay(&ticket, &self.stream.provider, &signed)));
             let payment = started.elapsed();
@@ -183,7 +191,11 @@ impl PaidStore {
         Ok(verdict(&self.node.store_query(self.provider, &request).await?))
     }
 
-    fn current_slot(&self) -> Result<tributary_protocol::Slot, ClientError> {
+    /// The running slot.
+    ///
+    /// # Errors
+    /// [`ClientError::Slot`].
+    pub fn current_slot(&self) -> Result<Slot, ClientError> {
         let now = tributary_protocol::UnixTime::new(self.clock.now())?;
         Ok(self.ledger.clock().slot_of(now)?)
     }

@@ -97,9 +97,9 @@ impl Submitter for RelaySubmitter {
 
     async fn submit(&self, transaction: &PreparedTransaction) -> Outcome {
         let agreed = self.lock().clone();
-        let Some(agreed) = agreed.filter(|agreed| {
-            agreed.kind == transaction.kind && agreed.quote.quote().fee == transaction.external.fee
-        }) else {
+        let Some(agreed) = agreed
+            .filter(|agreed| agreed.kind == transaction.kind && agreed.quote.quote().fee == transaction.external.fee)
+        else {
             return Outcome::Rejected(Rejection {
                 code: "no_quote".into(),
                 reason: "the transaction is bound to another relayer's fee: prepare it again".into(),
@@ -110,9 +110,7 @@ impl Submitter for RelaySubmitter {
         let first = self.client.submit(&agreed.relayer, &agreed.quote, key, transaction.calldata.to_vec()).await;
         let status = match first {
             Ok(status) if status.is_final() => status,
-            Ok(_) | Err(RelayError::Rpc(_)) => {
-                self.client.wait(&agreed.relayer, key, STATUS_INTERVAL, PATIENCE).await
-            }
+            Ok(_) | Err(RelayError::Rpc(_)) => self.client.wait(&agreed.relayer, key, STATUS_INTERVAL, PATIENCE).await,
             Err(error) => RelayStatus::Unknown { description: error.to_string() },
         };
         match status {

@@ -2,11 +2,11 @@
 
 use std::{path::Path, str::FromStr as _};
 
+use serde::{Deserialize, Serialize};
 use sqlx::{
     Row as _, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use serde::{Deserialize, Serialize};
 use tributary_reputation::store::{Ending, StoreQuery};
 use tributary_waku::{MessageHash, PeerId};
 
@@ -202,14 +202,16 @@ impl ClientStore {
         let mut tx = self.0.begin_with("BEGIN IMMEDIATE").await?;
         let mut new = 0;
         for message in messages {
-            new += sqlx::query("INSERT OR IGNORE INTO seen (hash, content_topic, timestamp, received) VALUES (?, ?, ?, ?)")
-                .bind(&message.hash.as_bytes()[..])
-                .bind(&message.content_topic)
-                .bind(message.timestamp)
-                .bind(signed(now))
-                .execute(&mut *tx)
-                .await?
-                .rows_affected();
+            new += sqlx::query(
+                "INSERT OR IGNORE INTO seen (hash, content_topic, timestamp, received) VALUES (?, ?, ?, ?)",
+            )
+            .bind(&message.hash.as_bytes()[..])
+            .bind(&message.content_topic)
+            .bind(message.timestamp)
+            .bind(signed(now))
+            .execute(&mut *tx)
+            .await?
+            .rows_affected();
         }
         let count: i64 = sqlx::query_scalar("SELECT count(*) FROM seen").fetch_one(&mut *tx).await?;
         if count > MAX_SEEN {
@@ -288,7 +290,9 @@ impl ClientStore {
     /// # Errors
     /// When the database fails.
     pub async fn open_quote(&self) -> Result<Option<StoredQuote>, ClientError> {
-        let row = sqlx::query("SELECT * FROM quotes WHERE opened = 0 ORDER BY id DESC LIMIT 1").fetch_optional(&self.0).await?;
+        let row = sqlx::query("SELECT * FROM quotes WHERE opened = 0 ORDER BY id DESC LIMIT 1")
+            .fetch_optional(&self.0)
+            .await?;
         let Some(row) = row else { return Ok(None) };
         Ok(Some(StoredQuote {
             id: row.try_get("id")?,
@@ -358,10 +362,11 @@ impl ClientStore {
     /// When the database fails.
     pub async fn last_delivery(&self, provider: Option<PeerId>) -> Result<Option<(i64, Delivery)>, ClientError> {
         let provider = provider.map(|peer| peer.to_string());
-        let row = sqlx::query("SELECT id, body FROM deliveries WHERE ?1 IS NULL OR provider = ?1 ORDER BY id DESC LIMIT 1")
-            .bind(&provider)
-            .fetch_optional(&self.0)
-            .await?;
+        let row =
+            sqlx::query("SELECT id, body FROM deliveries WHERE ?1 IS NULL OR provider = ?1 ORDER BY id DESC LIMIT 1")
+                .bind(&provider)
+                .fetch_optional(&self.0)
+                .await?;
         let Some(row) = row else { return Ok(None) };
         let body: String = row.try_get("body")?;
         let delivery = serde_json::from_str(&body).map_err(|_| ClientError::Damaged { what: "a delivery" })?;

@@ -50,7 +50,11 @@ pub(crate) async fn discover(context: &Context, args: &Discover) -> Result<(), C
     text.push(offers_table(&offers));
     for relayer in &relayers {
         let fee = relayer.fee(RelayOperation::Transact, true).map_or(0, tributary_protocol::Amount::get);
-        text.push(format!("relayer {}: {} a transaction with insertion", relayer.peer_id(), tokens(fee, token.decimals, &token.symbol)));
+        text.push(format!(
+            "relayer {}: {} a transaction with insertion",
+            relayer.peer_id(),
+            tokens(fee, token.decimals, &token.symbol)
+        ));
     }
     let value = json!({
         "offers": offers.iter().map(|offer| json!({
@@ -74,15 +78,26 @@ fn offers_table(offers: &[std::sync::Arc<VerifiedOffer>]) -> String {
                 .services
                 .iter()
                 .map(|service| {
-                    let page = service.price_of(UseUnit::Page).map_or(String::new(), |price| format!(", {} a page", price.tickets));
+                    let page = service
+                        .price_of(UseUnit::Page)
+                        .map_or(String::new(), |price| format!(", {} a page", price.tickets));
                     format!("{}{page}", service.id)
                 })
                 .collect();
             let rates: Vec<String> = offer.rate_classes.iter().map(|class| class.rate.get().to_string()).collect();
-            vec![offer.peer_id().to_string(), services.join("; "), offer.ticket_price.get().to_string(), rates.join(", ")]
+            vec![
+                offer.peer_id().to_string(),
+                services.join("; "),
+                offer.ticket_price.get().to_string(),
+                rates.join(", "),
+            ]
         })
         .collect();
-    if rows.is_empty() { "no offers".into() } else { table(&["provider", "sells (tickets)", "ticket", "rates a second"], &rows) }
+    if rows.is_empty() {
+        "no offers".into()
+    } else {
+        table(&["provider", "sells (tickets)", "ticket", "rates a second"], &rows)
+    }
 }
 
 pub(crate) async fn providers(context: &Context, command: &Providers) -> Result<(), CliError> {
@@ -121,7 +136,8 @@ fn want(context: &Context, args: &Choose, duration: u64) -> Result<Want, CliErro
     }
     let preset = args.preset.as_deref().unwrap_or(&context.config.buyer.preset);
     let configured = context.config.buyer.max_price.as_deref().map(str::parse::<u128>).transpose();
-    let configured = configured.map_err(|_| CliError::Input { reason: "buyer.max_price is no number of base units".into() })?;
+    let configured =
+        configured.map_err(|_| CliError::Input { reason: "buyer.max_price is no number of base units".into() })?;
     let max_price = args.max_price.or(configured).map(Price::new).transpose()?;
     Ok(Want {
         content_topics: Vec::new(),
@@ -142,7 +158,12 @@ pub(crate) async fn choose(context: &Context, args: &Choose) -> Result<(), CliEr
     Ok(())
 }
 
-fn show_choice(context: &Context, explain: bool, choice: Option<&Choice>, explanation: &Explanation) -> Result<(), CliError> {
+fn show_choice(
+    context: &Context,
+    explain: bool,
+    choice: Option<&Choice>,
+    explanation: &Explanation,
+) -> Result<(), CliError> {
     let chosen = choice.map(|choice| choice.offer.peer_id().to_string());
     let mut text = Vec::new();
     // When nobody passes, everybody is shown with the filter that removed them.
@@ -185,7 +206,10 @@ fn cheapest_class(buyer: &Buyer, offer: &VerifiedOffer, want: &Want) -> Result<R
         .filter(|class| class.allows(want.duration) && class.tickets_per_slot(offer.ticket_price, length) >= needed)
         .min_by_key(|class| class.rate)
         .map(|class| class.id)
-        .ok_or_else(|| ClientError::NotSold { what: format!("a class with {needed} tickets a slot for {} s", want.duration.get()) }.into())
+        .ok_or_else(|| {
+            ClientError::NotSold { what: format!("a class with {needed} tickets a slot for {} s", want.duration.get()) }
+                .into()
+        })
 }
 
 fn terms_text(terms: &AgreedTerms) -> String {
@@ -235,7 +259,10 @@ async fn report_opened(context: &Context, buyer: &Buyer, opened: &Opened) {
     };
     let gas = gas_used(context, &Done { transaction: transaction.clone(), block }).await;
     let text = Fields::new()
-        .row("opened", format!("{} base units a second from {} to {}", opened.rate.get(), opened.start.get(), opened.end.get()))
+        .row(
+            "opened",
+            format!("{} base units a second from {} to {}", opened.rate.get(), opened.start.get(), opened.end.get()),
+        )
         .row("deposit", tokens(opened.deposit.get(), token.decimals, &token.symbol))
         .row("fee", tokens(opened.fee.get(), token.decimals, &token.symbol))
         .row("proof", format!("{} ms", opened.proving.as_millis()))
@@ -312,11 +339,16 @@ pub(crate) async fn query(context: &Context, args: &Query) -> Result<(), CliErro
         .iter()
         .flat_map(|page| &page.response.messages)
         .map(|entry| {
-            let payload = entry.data.as_ref().map(|(_, message)| String::from_utf8_lossy(&message.payload).into_owned());
+            let payload =
+                entry.data.as_ref().map(|(_, message)| String::from_utf8_lossy(&message.payload).into_owned());
             json!({ "hash": entry.hash.to_string(), "payload": payload })
         })
         .collect();
-    lines.push(format!("{} messages, {}", messages.len(), if delivery.exhausted { "all there are" } else { "more follow" }));
+    lines.push(format!(
+        "{} messages, {}",
+        messages.len(),
+        if delivery.exhausted { "all there are" } else { "more follow" }
+    ));
     let replay = match (&failure, args.replay, pages.last()) {
         (None, true, Some(page)) => {
             let verdict = paid.replay(page).await?;
@@ -340,7 +372,12 @@ pub(crate) async fn query(context: &Context, args: &Query) -> Result<(), CliErro
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-async fn ask_unpaid(context: &Context, buyer: &Buyer, provider: Option<PeerId>, request: &StoreQueryRequest) -> Result<(), CliError> {
+async fn ask_unpaid(
+    context: &Context,
+    buyer: &Buyer,
+    provider: Option<PeerId>,
+    request: &StoreQueryRequest,
+) -> Result<(), CliError> {
     let provider = match provider {
         Some(peer) => peer,
         None => buyer.store().last_choice().await?.ok_or(ClientError::NoProvider)?,
@@ -348,7 +385,8 @@ async fn ask_unpaid(context: &Context, buyer: &Buyer, provider: Option<PeerId>, 
     let offer = buyer.directory().offer(provider)?;
     buyer.connect(&offer).await?;
     let (response, verdict) = unpaid(buyer.node(), provider, request).await?;
-    let text = format!("status {}: {}; {} messages", response.status.0, verdict_text(&verdict), response.messages.len());
+    let text =
+        format!("status {}: {}; {} messages", response.status.0, verdict_text(&verdict), response.messages.len());
     context.format.emit(
         &text,
         &json!({ "status": response.status.0, "verdict": verdict_json(&verdict), "messages": response.messages.len() }),
@@ -373,7 +411,9 @@ fn verdict_json(verdict: &Verdict) -> serde_json::Value {
             "accepted": false, "status": reason.status_code(), "code": reason.code(), "description": description,
             "offer": offer.map(|id| id.to_string()),
         }),
-        Verdict::Unknown { code, description } => json!({ "accepted": false, "status": code, "description": description }),
+        Verdict::Unknown { code, description } => {
+            json!({ "accepted": false, "status": code, "description": description })
+        }
     }
 }
 
@@ -384,9 +424,17 @@ pub(crate) async fn assess(context: &Context, args: &Assess) -> Result<(), CliEr
     let rows: Vec<Vec<String>> = assessment
         .measurements
         .iter()
-        .map(|m| vec![m.name.clone(), format!("{:.3} {}", m.value, m.unit), m.score.map_or(String::new(), |score| format!("{score:.3}")), format!("{:.2}", m.weight)])
+        .map(|m| {
+            vec![
+                m.name.clone(),
+                format!("{:.3} {}", m.value, m.unit),
+                m.score.map_or(String::new(), |score| format!("{score:.3}")),
+                format!("{:.2}", m.weight),
+            ]
+        })
         .collect();
-    let verdict = verdict_score(&assessment).map_or("says nothing of the provider".into(), |score| format!("{score:.3}"));
+    let verdict =
+        verdict_score(&assessment).map_or("says nothing of the provider".into(), |score| format!("{score:.3}"));
     let text = format!(
         "{}\nassessment: {verdict}{}\nreputation now: {score}",
         table(&["measured", "value", "score", "weight"], &rows),

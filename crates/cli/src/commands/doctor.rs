@@ -23,29 +23,49 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     let mut check = |name, result: Result<String, String>| checks.push(Check { name, result });
 
     let manifest = context.manifest();
-    check("manifest", manifest.as_ref().map(|m| format!("pool {} on chain {}", m.pool, m.chain_id)).map_err(ToString::to_string));
+    check(
+        "manifest",
+        manifest.as_ref().map(|m| format!("pool {} on chain {}", m.pool, m.chain_id)).map_err(ToString::to_string),
+    );
     let chain = context.chain();
     if let (Ok(chain), Ok(manifest)) = (&chain, &manifest) {
         let id = chain.get_chain_id().await;
-        check("chain", match id {
-            Ok(id) if id == manifest.chain_id => Ok(format!("chain {id} answers")),
-            Ok(id) => Err(format!("the endpoint is chain {id}, the manifest chain {}: set chain.rpc or chain.manifest", manifest.chain_id)),
-            Err(error) => Err(format!("the endpoint does not answer: {error}; check chain.rpc")),
-        });
+        check(
+            "chain",
+            match id {
+                Ok(id) if id == manifest.chain_id => Ok(format!("chain {id} answers")),
+                Ok(id) => Err(format!(
+                    "the endpoint is chain {id}, the manifest chain {}: set chain.rpc or chain.manifest",
+                    manifest.chain_id
+                )),
+                Err(error) => Err(format!("the endpoint does not answer: {error}; check chain.rpc")),
+            },
+        );
         let code = chain.get_code_at(manifest.pool).await;
-        check("contract", match code {
-            Ok(code) if !code.is_empty() => Ok(format!("{} bytes at {}", code.len(), manifest.pool)),
-            Ok(_) => Err(format!("there is no contract at {}: the manifest is of another chain or an old local one", manifest.pool)),
-            Err(error) => Err(error.to_string()),
-        });
+        check(
+            "contract",
+            match code {
+                Ok(code) if !code.is_empty() => Ok(format!("{} bytes at {}", code.len(), manifest.pool)),
+                Ok(_) => Err(format!(
+                    "there is no contract at {}: the manifest is of another chain or an old local one",
+                    manifest.pool
+                )),
+                Err(error) => Err(error.to_string()),
+            },
+        );
         if let Ok(Some(block)) = chain.get_block_by_number(BlockNumberOrTag::Latest).await {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
             let skew = now.abs_diff(block.header.timestamp);
-            check("clock", if skew <= MAX_SKEW {
-                Ok(format!("{skew} s from the newest block"))
-            } else {
-                Err(format!("this machine's clock and the newest block differ by {skew} s (at most {MAX_SKEW}): set the clock, or the chain stands still"))
-            });
+            check(
+                "clock",
+                if skew <= MAX_SKEW {
+                    Ok(format!("{skew} s from the newest block"))
+                } else {
+                    Err(format!(
+                        "this machine's clock and the newest block differ by {skew} s (at most {MAX_SKEW}): set the clock, or the chain stands still"
+                    ))
+                },
+            );
         }
     }
     for circuit in Circuit::ALL {
@@ -56,23 +76,43 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
             Circuit::Insert => m.vk_hashes.insert,
             Circuit::Ticket => m.vk_hashes.ticket,
         });
-        let found = Prover::load(&context.config.artifacts, &[circuit]).and_then(|prover| prover.verifying_key(circuit));
-        check(circuit.name(), match (found, wanted) {
-            (Ok(key), Some(wanted)) if key.hash() == wanted.0 => Ok("the key is the pool's".into()),
-            (Ok(_), Some(wanted)) => Err(format!("the key is not the pool's ({wanted}): run script/setup, or get this pool's artefacts")),
-            (Ok(_), None) => Err("there is no manifest to compare it with".into()),
-            (Err(error), _) => Err(error.to_string()),
-        });
+        let found =
+            Prover::load(&context.config.artifacts, &[circuit]).and_then(|prover| prover.verifying_key(circuit));
+        check(
+            circuit.name(),
+            match (found, wanted) {
+                (Ok(key), Some(wanted)) if key.hash() == wanted.0 => Ok("the key is the pool's".into()),
+                (Ok(_), Some(wanted)) => {
+                    Err(format!("the key is not the pool's ({wanted}): run script/setup, or get this pool's artefacts"))
+                }
+                (Ok(_), None) => Err("there is no manifest to compare it with".into()),
+                (Err(error), _) => Err(error.to_string()),
+            },
+        );
     }
     if let Some(keystore) = &context.config.chain.keystore {
-        check("keystore", if keystore.exists() { Ok(keystore.display().to_string()) } else { Err(format!("{} does not exist: check chain.keystore", keystore.display())) });
+        check(
+            "keystore",
+            if keystore.exists() {
+                Ok(keystore.display().to_string())
+            } else {
+                Err(format!("{} does not exist: check chain.keystore", keystore.display()))
+            },
+        );
     }
     if !context.config.waku.bootstrap.is_empty() {
         match context.node(NodeKey::generate(), false).await {
             Ok(node) => {
                 let peers = node.connected_peers().await.len();
                 let wanted = context.config.waku.bootstrap.len();
-                check("peers", if peers > 0 { Ok(format!("{peers} of {wanted} bootstrap peers answer")) } else { Err(format!("none of {wanted} bootstrap peers answers: check waku.bootstrap")) });
+                check(
+                    "peers",
+                    if peers > 0 {
+                        Ok(format!("{peers} of {wanted} bootstrap peers answer"))
+                    } else {
+                        Err(format!("none of {wanted} bootstrap peers answers: check waku.bootstrap"))
+                    },
+                );
                 node.shutdown().await;
             }
             Err(error) => check("peers", Err(error.to_string())),

@@ -27,7 +27,8 @@ pub(crate) fn run(cli: &Cli, args: &Init) -> Result<(), CliError> {
     let mnemonic = match &args.restore_from {
         Some(phrase) => {
             let text = fs::read_to_string(phrase).map_err(|error| CliError::Read { file: phrase.clone(), error })?;
-            tributary_protocol::Mnemonic::parse(text.trim()).map_err(|error| CliError::Input { reason: error.to_string() })?
+            tributary_protocol::Mnemonic::parse(text.trim())
+                .map_err(|error| CliError::Input { reason: error.to_string() })?
         }
         None => tributary_protocol::Mnemonic::generate(&mut rand::rngs::OsRng),
     };
@@ -36,7 +37,9 @@ pub(crate) fn run(cli: &Cli, args: &Init) -> Result<(), CliError> {
         match &args.phrase_file {
             Some(path) => write_new(path, &format!("{phrase}\n"), 0o600)?,
             None if cli.json => {
-                return Err(CliError::Input { reason: "with --json the recovery phrase goes to a file: add --phrase-file".into() });
+                return Err(CliError::Input {
+                    reason: "with --json the recovery phrase goes to a file: add --phrase-file".into(),
+                });
             }
             None => println!("Recovery phrase (write it down; whoever has it has the money):\n\n  {phrase}\n"),
         }
@@ -65,7 +68,8 @@ fn configuration(args: &Init) -> Result<String, CliError> {
                 Some((current.clone(), line.to_owned()))
             })
             .map(|(current, line)| {
-                let is_it = current == section && line.strip_prefix('#').is_some_and(|rest| rest.starts_with(&format!("{key} =")));
+                let is_it = current == section
+                    && line.strip_prefix('#').is_some_and(|rest| rest.starts_with(&format!("{key} =")));
                 if is_it { format!("{key} = {value}") } else { line }
             });
         let mut text = String::new();

@@ -1,5 +1,6 @@
 //! The commands, one module for each part of the marketplace.
 
+pub(crate) mod bench;
 pub(crate) mod buyer;
 pub(crate) mod doctor;
 pub(crate) mod init;

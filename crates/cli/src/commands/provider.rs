@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tributary_market::clock::SystemClock;
 use tributary_market::offer::{RateClass, RateClassId};
 use tributary_protocol::{PoolScope, Price, Rate, Seconds};
+use tributary_prover::Circuit;
 use tributary_provider::{
     daemon::{Provider, ProviderConfig, ProviderParts},
     free::FreeTierLimits,
@@ -12,7 +13,6 @@ use tributary_provider::{
     service::Registry,
     store::OnMissing,
 };
-use tributary_prover::Circuit;
 use tributary_service_waku::{StoreConfig, StoreService};
 
 use crate::{
@@ -73,9 +73,14 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     store.free = if settings.free_queries == 0 {
         FreeTierLimits::NONE
     } else {
-        FreeTierLimits { per_peer: settings.free_queries, total: settings.free_queries.saturating_mul(100), window: 3600 }
+        FreeTierLimits {
+            per_peer: settings.free_queries,
+            total: settings.free_queries.saturating_mul(100),
+            window: 3600,
+        }
     };
-    let service = StoreService::new(node.clone(), store).map_err(|error| CliError::Service { reason: error.to_string() })?;
+    let service =
+        StoreService::new(node.clone(), store).map_err(|error| CliError::Service { reason: error.to_string() })?;
     let mut services = Registry::new();
     services.add(Arc::new(service)).map_err(|error| CliError::Service { reason: error.to_string() })?;
 

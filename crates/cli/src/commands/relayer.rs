@@ -9,8 +9,8 @@ use tributary_market::{
     node::encryption_secret,
     relay::{RelayFee, RelayOperation},
 };
-use tributary_prover::Circuit;
 use tributary_protocol::Amount;
+use tributary_prover::Circuit;
 use tributary_relayer::{Engine, EngineConfig, RelayerService, RelayerStore, ServiceConfig};
 
 use crate::{
@@ -39,10 +39,12 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         poll: Duration::from_millis(context.config.chain.poll_ms),
         ..EngineConfig::default()
     };
-    let engine =
-        Engine::new(context.chain()?, signer, ledger.clone(), prover, store, config, Arc::new(SystemClock));
+    let engine = Engine::new(context.chain()?, signer, ledger.clone(), prover, store, config, Arc::new(SystemClock));
     let node = context.node(context.node_key()?, false).await?;
-    let fee = RelayFee { alone: amount("relayer.fee", &settings.fee)?, with_insertion: amount("relayer.fee_with_insertion", &settings.fee_with_insertion)? };
+    let fee = RelayFee {
+        alone: amount("relayer.fee", &settings.fee)?,
+        with_insertion: amount("relayer.fee_with_insertion", &settings.fee_with_insertion)?,
+    };
     let fees = [RelayOperation::Transact, RelayOperation::Close, RelayOperation::Claim]
         .into_iter()
         .map(|operation| (operation, fee))

@@ -58,9 +58,19 @@ pub(crate) async fn run(context: &Context, command: &Wallet) -> Result<(), CliEr
             let operations = wallet.operations().await?;
             let rows = operations
                 .iter()
-                .map(|operation| vec![operation.id.to_string(), operation.intent.kind().to_string(), format!("{:?}", operation.status)])
+                .map(|operation| {
+                    vec![
+                        operation.id.to_string(),
+                        operation.intent.kind().to_string(),
+                        format!("{:?}", operation.status),
+                    ]
+                })
                 .collect::<Vec<_>>();
-            let text = if rows.is_empty() { "no pending operations".into() } else { table(&["operation", "kind", "status"], &rows) };
+            let text = if rows.is_empty() {
+                "no pending operations".into()
+            } else {
+                table(&["operation", "kind", "status"], &rows)
+            };
             context.format.emit(&text, &json!({ "operations": operations }));
         }
     }
@@ -71,7 +81,8 @@ pub(crate) async fn run(context: &Context, command: &Wallet) -> Result<(), CliEr
 fn account(context: &Context) -> Result<(DynProvider, Address), CliError> {
     let signer = context.signer()?;
     let address = signer.address();
-    let url = context.config.chain.rpc.parse().map_err(|_| CliError::BadUrl { url: context.config.chain.rpc.clone() })?;
+    let url =
+        context.config.chain.rpc.parse().map_err(|_| CliError::BadUrl { url: context.config.chain.rpc.clone() })?;
     Ok((ProviderBuilder::new().wallet(EthereumWallet::from(signer)).connect_http(url).erased(), address))
 }
 
@@ -174,15 +185,17 @@ pub(crate) async fn close(context: &Context, args: &Close) -> Result<(), CliErro
     let buyer = context.buyer().await?;
     let wallet = buyer.wallet();
     let number = usize::try_from(args.stream).unwrap_or(usize::MAX);
-    let stream = wallet.payer_streams(true).await?.into_iter().nth(number).ok_or_else(|| CliError::Input {
-        reason: format!("there is no stream {number}: see `tributary streams`"),
-    })?;
+    let stream =
+        wallet.payer_streams(true).await?.into_iter().nth(number).ok_or_else(|| CliError::Input {
+            reason: format!("there is no stream {number}: see `tributary streams`"),
+        })?;
     let before = wallet.balance().await?;
     let sent = send(context, &buyer, Intent::Close { stream: stream.commitment }, args.direct).await?;
     wallet.sync().await?;
     let after = wallet.balance().await?;
     let token = &wallet.ledger().manifest().token;
-    let back = (after.available.get() + after.queued.get()).saturating_sub(before.available.get() + before.queued.get());
+    let back =
+        (after.available.get() + after.queued.get()).saturating_sub(before.available.get() + before.queued.get());
     let text = format!(
         "closed stream {number} in {}: proof {} ms, gas {}, fee {}, back (less the fee) {}",
         sent.done.transaction,

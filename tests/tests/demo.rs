@@ -1,0 +1,51 @@
+//! The demo path, end to end: every step must work on real parts, and the pool's books must balance.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+/// The demo on what is built already, in the folder of the binary under test.
+fn demo() -> Output {
+    let binary = std::env::var_os("DEMO_BINARY").map_or_else(|| root().join("target/debug/tributary"), PathBuf::from);
+    assert!(binary.exists(), "{} is missing: run script/setup", binary.display());
+    Command::new(root().join("script/demo")).env("DEMO_BINARY", binary).output().expect("script/demo starts")
+}
+
+#[test]
+fn a_buyer_goes_through_all_eight_steps_and_the_books_balance() {
+    let output = demo();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the demo failed\n{text}\n{complaint}");
+    for step in ["1. Discover", "2. Choose", "3. Negotiate", "4. Pay", "5./6. Prove and deliver", "7./8. Assess"] {
+        assert!(text.contains(step), "'{step}' is missing in\n{text}");
+    }
+    assert!(text.contains("payment_required:"), "the unpaid query was not refused as such\n{text}");
+    assert!(text.contains("replayed: nullifier"), "the replayed ticket was not refused as such\n{text}");
+    assert!(text.contains("assessment: 1.000"), "a complete answer is not assessed as one\n{text}");
+
+    let query = std::fs::read_to_string(root().join("build/demo/query.json")).expect("the query's report");
+    let query: serde_json::Value = serde_json::from_str(&query).expect("JSON");
+    assert_eq!(query["exhausted"], true);
+    assert_eq!(query["messages"].as_array().map(Vec::len), Some(25));
+
+    let books = |who: &str| -> serde_json::Value {
+        let file = root().join(format!("build/demo/books.{who}.json"));
+        serde_json::from_str(&std::fs::read_to_string(file).expect("books")).expect("JSON")
+    };
+    let number = |book: &serde_json::Value, key: &str| -> u128 {
+        book[key].as_str().expect("a number of base units").parse().expect("a number")
+    };
+    let (buyer, provider) = (books("buyer"), books("provider"));
+    let accounted: u128 = [&buyer, &provider]
+        .iter()
+        .flat_map(|book| ["notes", "streams_unpaid", "burnt"].map(|key| number(book, key)))
+        .sum();
+    assert_eq!(number(&provider, "pool_balance"), accounted);
+    assert!(number(&provider, "burnt") > 0, "a claim burns its share");
+}
