@@ -21,7 +21,7 @@ use tributary_waku::{
     ArchiveConfig, ClusterId, Multiaddr, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits, Retention, Sharding,
 };
 
-use tributary_wallet::{Origin, Password, Services, Vault, Wallet, WalletConfig, WalletFolder, tickets::TicketMaker};
+use tributary_wallet::{Origin, Password, Services, Vault, Wallet, WalletConfig, WalletFolder};
 
 use crate::{args::Cli, config::Config, error::CliError, output::Format};
 
@@ -161,14 +161,9 @@ impl Context {
         let wallet = self.wallet(circuits).await?;
         let node = self.node(NodeKey::generate(), false).await?;
         let scope = wallet.keys().scope;
-        let tickets = TicketMaker::open(
-            &WalletFolder::new(self.home.clone()).tickets(&scope),
-            wallet.ledger().clone(),
-            Arc::clone(wallet.prover()),
-            wallet.restored_at(),
-        )
-        .await
-        .map_err(tributary_client::ClientError::from)?;
+        let tickets = wallet
+            .tickets(&WalletFolder::new(self.home.clone()).tickets(&scope))
+            .await?;
         let store = ClientStore::open(&self.file("client.db")).await?;
         let reputation = open_reputation(&self.file("reputation.db")).await?;
         Ok(Buyer::new(BuyerParts { node, wallet, tickets, store, reputation, clock: Arc::new(SystemClock) }).await?)

@@ -136,7 +136,7 @@ impl fmt::Debug for TicketChecker {
 pub enum CheckerError {
     /// The store belongs to another payee than the offer names.
     #[error(
-        "TRB-5101: the nullifier store belongs to payee {store}, the offer names {offer}; open the store of the offer's payee"
+        "the nullifier store belongs to payee {store}, the offer names {offer}; open the store of the offer's payee"
     )]
     OtherPayee {
         /// The store's payee.
@@ -146,7 +146,7 @@ pub enum CheckerError {
     },
     /// The verifying key isn't one of the ticket circuit.
     #[error(
-        "TRB-5102: the verifying key has {found} public inputs, the ticket circuit has {expected}; use the ticket circuit's key"
+        "the verifying key has {found} public inputs, the ticket circuit has {expected}; use the ticket circuit's key"
     )]
     WrongKey {
         /// Public inputs of the key.
@@ -304,7 +304,8 @@ impl TicketChecker {
         // Time went on while the proof waited.
         let now = self.clock.now();
         v.check_slot(slot, now, self.store.floor())?;
-        let reservation = Reservation { slot, nullifiers: presented.nullifiers().to_vec(), request: digest, now };
+        let (nullifiers, now) = (presented.nullifiers().to_vec(), self.settled_now());
+        let reservation = Reservation { slot, nullifiers, request: digest, now };
         match self.store.reserve(reservation).await.map_err(|e| unavailable(&e))? {
             Reserved::New(ticket) => Ok(ticket),
             Reserved::Spent { nullifier, spent } => Err(refuse_spent(nullifier, spent, digest)),

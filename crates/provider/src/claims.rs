@@ -121,7 +121,7 @@ pub enum ClaimError {
     #[error(transparent)]
     Wallet(#[from] WalletError),
     /// The time of the last round can't be kept.
-    #[error("TRB-5601: the time of the last claims can't be kept at {path}: {reason}; make the folder writable", path = path.display())]
+    #[error("the time of the last claims can't be kept at {path}: {reason}; make the folder writable", path = path.display())]
     Schedule {
         /// The file.
         path: PathBuf,

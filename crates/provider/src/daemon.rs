@@ -136,7 +136,7 @@ pub enum ProviderError {
     Transport(#[from] TransportError),
     /// The verifying key isn't the deployment's.
     #[error(
-        "TRB-5501: the ticket key has hash {found}, the pool was deployed with {expected}; use the deployment's artefacts"
+        "the ticket key has hash {found}, the pool was deployed with {expected}; use the deployment's artefacts"
     )]
     OtherKey {
         /// Hash of the key given.
@@ -145,7 +145,7 @@ pub enum ProviderError {
         expected: String,
     },
     /// The terms name another pool than the ledger follows.
-    #[error("TRB-5502: the terms name pool {terms}, the ledger follows {ledger}")]
+    #[error("the terms name pool {terms}, the ledger follows {ledger}")]
     OtherPool {
         /// Of the terms.
         terms: String,
@@ -153,7 +153,7 @@ pub enum ProviderError {
         ledger: String,
     },
     /// The claimer's wallet belongs to another payee than the terms name.
-    #[error("TRB-5505: the payee's wallet has the address {wallet}, the terms name {terms}; use the payee's wallet")]
+    #[error("the payee's wallet has the address {wallet}, the terms name {terms}; use the payee's wallet")]
     OtherWallet {
         /// Address of the wallet.
         wallet: String,
@@ -164,10 +164,10 @@ pub enum ProviderError {
     #[error(transparent)]
     Claim(#[from] ClaimError),
     /// Nothing is sold.
-    #[error("TRB-5503: the provider sells no service; configure at least one")]
+    #[error("the provider sells no service; configure at least one")]
     NoService,
     /// The folder can't be made.
-    #[error("TRB-5504: the folder {path} can't be made: {reason}", path = path.display())]
+    #[error("the folder {path} can't be made: {reason}", path = path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -266,9 +266,8 @@ impl Provider {
         }
         std::fs::create_dir_all(&config.folder)
             .map_err(|e| ProviderError::Folder { path: config.folder.clone(), reason: e.to_string() })?;
-        if ledger.head().is_none() {
-            ledger.sync().await?;
-        }
+        // What may have been sold until now is judged by the chain as it is now, not as it was when the last process ended.
+        ledger.sync().await?;
 
         let chain = Arc::new(LedgerView::new(ledger));
         let now = clock.now();

@@ -73,7 +73,7 @@ impl Default for OfferTimes {
 #[non_exhaustive]
 pub enum PublishError {
     /// The number of the last offer can't be read or written; nothing was published.
-    #[error("TRB-5401: the offer's number can't be kept at {path}: {reason}; make the folder writable", path = path.display())]
+    #[error("the offer's number can't be kept at {path}: {reason}; make the folder writable", path = path.display())]
     Sequence {
         /// The file.
         path: PathBuf,

@@ -11,7 +11,7 @@ use crate::till::Till;
 
 /// Why a service can't start or stop.
 #[derive(Debug, thiserror::Error)]
-#[error("{code}: service {service}: {reason}")]
+#[error("service {service}: {reason}")]
 pub struct ServiceError {
     /// Stable code.
     pub code: &'static str,

@@ -104,8 +104,8 @@ impl PoolCall {
 
 /// Decodes and encodes again: bytes that the decoder overlooks would let one transaction pass as two.
 fn decode<C: SolCall>(call: &'static str, data: &Bytes) -> Result<C, RelayerError> {
-    let decoded = C::abi_decode_validate(data)
-        .map_err(|error| RelayerError::BadCall { call, reason: error.to_string() })?;
+    let decoded =
+        C::abi_decode_validate(data).map_err(|error| RelayerError::BadCall { call, reason: error.to_string() })?;
     if decoded.abi_encode() != **data {
         return Err(RelayerError::BadCall { call, reason: "the encoding is not canonical".into() });
     }

@@ -214,10 +214,8 @@ impl Engine {
         let gas = inner.simulate(&data).await?;
         let insertion = if with_insertion { INSERTION_GAS } else { 0 };
         inner.check_pays(gas.saturating_add(insertion), call.fee).await?;
-        let (request, _) = inner
-            .store
-            .accept(key, &data, with_insertion, &call.exclusive, inner.config.max_waiting, now)
-            .await?;
+        let (request, _) =
+            inner.store.accept(key, &data, with_insertion, &call.exclusive, inner.config.max_waiting, now).await?;
         inner.wake.notify_one();
         Ok(request.state)
     }

@@ -7,7 +7,9 @@ use alloy::primitives::{Address, B256, U256};
 #[non_exhaustive]
 pub enum RelayerError {
     /// The call data is none that the pool knows and a relayer sends.
-    #[error("the call data starts with {selector}, relayers send transact, transactWithAuthorization, close and claim: prepare one of these")]
+    #[error(
+        "the call data starts with {selector}, relayers send transact, transactWithAuthorization, close and claim: prepare one of these"
+    )]
     UnknownCall {
         /// First bytes of the call data.
         selector: String,
@@ -29,7 +31,9 @@ pub enum RelayerError {
         got: &'static str,
     },
     /// Tokens of the caller would be taken: the relayer would pay the deposit.
-    #[error("the call takes {amount_in} base units from whoever sends it: sign an EIP-3009 authorisation or send it yourself")]
+    #[error(
+        "the call takes {amount_in} base units from whoever sends it: sign an EIP-3009 authorisation or send it yourself"
+    )]
     TakesFromSender {
         /// Base units.
         amount_in: U256,
@@ -67,7 +71,9 @@ pub enum RelayerError {
         requested: String,
     },
     /// The deadline is too near.
-    #[error("the deadline {deadline} is less than {margin} s after {now}: prepare the transaction again with a later one")]
+    #[error(
+        "the deadline {deadline} is less than {margin} s after {now}: prepare the transaction again with a later one"
+    )]
     DeadlineTooNear {
         /// Unix seconds.
         deadline: u64,
@@ -174,7 +180,12 @@ impl RelayerError {
     pub const fn retry(&self) -> bool {
         matches!(
             self,
-            Self::GasTooDear { .. } | Self::Full { .. } | Self::Chain(_) | Self::Store(_) | Self::Ledger(_) | Self::Proof(_)
+            Self::GasTooDear { .. }
+                | Self::Full { .. }
+                | Self::Chain(_)
+                | Self::Store(_)
+                | Self::Ledger(_)
+                | Self::Proof(_)
         )
     }
 }

@@ -173,7 +173,10 @@ impl RelayHandler for Handler {
         with_insertion: bool,
     ) -> Result<RelayQuote, RelayStatus> {
         if pool != self.config.pool {
-            return Err(refuse("wrong_pool", format!("this relayer serves {}, not {}", self.config.pool.address, pool.address)));
+            return Err(refuse(
+                "wrong_pool",
+                format!("this relayer serves {}, not {}", self.config.pool.address, pool.address),
+            ));
         }
         let fee = self
             .config
@@ -207,8 +210,7 @@ impl RelayHandler for Handler {
             valid_until: submission.quote.valid_until.get(),
         };
         let key = *submission.key.as_bytes();
-        let outcome =
-            self.engine.submit(key, quote, operation, quote.with_insertion, submission.call.into()).await;
+        let outcome = self.engine.submit(key, quote, operation, quote.with_insertion, submission.call.into()).await;
         match outcome {
             Ok(state) => status(state),
             // Whether the request was stored is not known then.
@@ -216,9 +218,11 @@ impl RelayHandler for Handler {
                 tracing::warn!(code = error.code(), %error, "a request could not be judged");
                 RelayStatus::Unknown { description: error.to_string() }
             }
-            Err(error) => {
-                RelayStatus::Rejected { code: error.code().into(), description: error.to_string(), retry: error.retry() }
-            }
+            Err(error) => RelayStatus::Rejected {
+                code: error.code().into(),
+                description: error.to_string(),
+                retry: error.retry(),
+            },
         }
     }
 
@@ -237,9 +241,7 @@ fn status(state: RequestState) -> RelayStatus {
         RequestState::Confirmed { transaction, block, inserted } => {
             RelayStatus::Confirmed { transaction, block_number: block, inserted }
         }
-        RequestState::Rejected { code, reason } => {
-            RelayStatus::Rejected { code, description: reason, retry: false }
-        }
+        RequestState::Rejected { code, reason } => RelayStatus::Rejected { code, description: reason, retry: false },
     }
 }
 

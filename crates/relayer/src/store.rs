@@ -140,7 +140,9 @@ impl RelayerStore {
         now: u64,
     ) -> Result<(StoredRequest, bool), RelayerError> {
         let mut tx = self.0.begin_with("BEGIN IMMEDIATE").await?;
-        if let Some(row) = sqlx::query("SELECT * FROM requests WHERE key = ?").bind(&key[..]).fetch_optional(&mut *tx).await? {
+        if let Some(row) =
+            sqlx::query("SELECT * FROM requests WHERE key = ?").bind(&key[..]).fetch_optional(&mut *tx).await?
+        {
             let known = request(&row)?;
             if known.call != *call || known.insertion != insertion {
                 return Err(RelayerError::IdempotencyKeyReused);
@@ -154,14 +156,15 @@ impl RelayerStore {
         if waiting >= max_waiting {
             return Err(RelayerError::Full { pending: waiting, max: max_waiting });
         }
-        let id = sqlx::query("INSERT INTO requests (key, call, insertion, state, created) VALUES (?, ?, ?, 'accepted', ?)")
-            .bind(&key[..])
-            .bind(&call[..])
-            .bind(insertion)
-            .bind(signed(now))
-            .execute(&mut *tx)
-            .await?
-            .last_insert_rowid();
+        let id =
+            sqlx::query("INSERT INTO requests (key, call, insertion, state, created) VALUES (?, ?, ?, 'accepted', ?)")
+                .bind(&key[..])
+                .bind(&call[..])
+                .bind(insertion)
+                .bind(signed(now))
+                .execute(&mut *tx)
+                .await?
+                .last_insert_rowid();
         for value in exclusive {
             let added = sqlx::query("INSERT OR IGNORE INTO exclusive (value, request) VALUES (?, ?)")
                 .bind(&value.to_be_bytes::<32>()[..])
@@ -174,8 +177,14 @@ impl RelayerStore {
             }
         }
         tx.commit().await?;
-        let request =
-            StoredRequest { id, call: call.clone(), insertion, state: RequestState::Accepted, leaves_until: None, attempts: 0 };
+        let request = StoredRequest {
+            id,
+            call: call.clone(),
+            insertion,
+            state: RequestState::Accepted,
+            leaves_until: None,
+            attempts: 0,
+        };
         Ok((request, true))
     }
 
@@ -268,16 +277,14 @@ impl RelayerStore {
     ) -> Result<(), RelayerError> {
         let mut tx = self.0.begin_with("BEGIN IMMEDIATE").await?;
         if let Some(id) = sent.request {
-            sqlx::query(
-                "UPDATE requests SET state = ?, mined_tx = ?, mined_block = ?, leaves_until = ? WHERE id = ?",
-            )
-            .bind(if inserted { "inserted" } else { "mined" })
-            .bind(&sent.hash[..])
-            .bind(signed(block))
-            .bind(signed(leaves_until))
-            .bind(id)
-            .execute(&mut *tx)
-            .await?;
+            sqlx::query("UPDATE requests SET state = ?, mined_tx = ?, mined_block = ?, leaves_until = ? WHERE id = ?")
+                .bind(if inserted { "inserted" } else { "mined" })
+                .bind(&sent.hash[..])
+                .bind(signed(block))
+                .bind(signed(leaves_until))
+                .bind(id)
+                .execute(&mut *tx)
+                .await?;
         }
         sqlx::query("UPDATE sent SET mined_block = ? WHERE nonce = ? AND tx_hash = ?")
             .bind(signed(block))
@@ -301,7 +308,10 @@ impl RelayerStore {
                 .execute(&mut *tx)
                 .await?;
         }
-        sqlx::query("UPDATE sent SET mined_block = NULL WHERE nonce = ?").bind(signed(sent.nonce)).execute(&mut *tx).await?;
+        sqlx::query("UPDATE sent SET mined_block = NULL WHERE nonce = ?")
+            .bind(signed(sent.nonce))
+            .execute(&mut *tx)
+            .await?;
         tx.commit().await?;
         Ok(())
     }
@@ -327,7 +337,10 @@ impl RelayerStore {
     pub async fn failed(&self, sent: &SentTransaction) -> Result<(), RelayerError> {
         let mut tx = self.0.begin_with("BEGIN IMMEDIATE").await?;
         if let Some(id) = sent.request {
-            sqlx::query("UPDATE requests SET state = 'accepted', attempts = attempts + 1 WHERE id = ?").bind(id).execute(&mut *tx).await?;
+            sqlx::query("UPDATE requests SET state = 'accepted', attempts = attempts + 1 WHERE id = ?")
+                .bind(id)
+                .execute(&mut *tx)
+                .await?;
         }
         sqlx::query("DELETE FROM sent WHERE nonce = ?").bind(signed(sent.nonce)).execute(&mut *tx).await?;
         tx.commit().await?;
@@ -339,7 +352,10 @@ impl RelayerStore {
     /// # Errors
     /// When the database fails.
     pub async fn inserted(&self, id: i64) -> Result<(), RelayerError> {
-        sqlx::query("UPDATE requests SET state = 'inserted' WHERE id = ? AND state = 'mined'").bind(id).execute(&self.0).await?;
+        sqlx::query("UPDATE requests SET state = 'inserted' WHERE id = ? AND state = 'mined'")
+            .bind(id)
+            .execute(&self.0)
+            .await?;
         Ok(())
     }
 

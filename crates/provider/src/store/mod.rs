@@ -85,13 +85,13 @@ pub struct Spent {
 #[non_exhaustive]
 pub enum StoreError {
     /// No database at the path, and the options don't allow to make one.
-    #[error("{}: no nullifier store at {path}; create one with a new payee key, or restore it and, if it is lost, say so: every slot so far is then refused", self.code())]
+    #[error("no nullifier store at {path}; create one with a new payee key, or restore it and, if it is lost, say so: every slot so far is then refused")]
     Missing {
         /// Where it was looked for.
         path: PathBuf,
     },
     /// The store belongs to another payee key.
-    #[error("{}: the nullifier store belongs to payee {found}, not to {wanted}; one payee key has one store: use that key or another store", self.code())]
+    #[error("the nullifier store belongs to payee {found}, not to {wanted}; one payee key has one store: use that key or another store")]
     OtherPayee {
         /// The payee asked for, hexadecimal.
         wanted: String,
@@ -99,13 +99,13 @@ pub enum StoreError {
         found: String,
     },
     /// Another process holds the store.
-    #[error("{}: the nullifier store at {path} is in use by another process; stop it first", self.code())]
+    #[error("the nullifier store at {path} is in use by another process; stop it first")]
     Busy {
         /// The database's path.
         path: PathBuf,
     },
     /// A newer program wrote the store.
-    #[error("{}: the nullifier store has schema {found}, this program knows {known}; upgrade the program", self.code())]
+    #[error("the nullifier store has schema {found}, this program knows {known}; upgrade the program")]
     Schema {
         /// Schema found.
         found: i64,
@@ -113,7 +113,7 @@ pub enum StoreError {
         known: i64,
     },
     /// The store holds what no program wrote.
-    #[error("{}: the nullifier store is damaged: {what} is {found}; restore it from a backup", self.code())]
+    #[error("the nullifier store is damaged: {what} is {found}; restore it from a backup")]
     Corrupt {
         /// Which value.
         what: &'static str,
@@ -121,16 +121,16 @@ pub enum StoreError {
         found: String,
     },
     /// Reading or writing failed; nothing was reserved. The same ticket may be sent again.
-    #[error("{}: the nullifier store can't be written or read: {reason}; free disk space or repair the disk", self.code())]
+    #[error("the nullifier store can't be written or read: {reason}; free disk space or repair the disk")]
     Io {
         /// What the database or the system said.
         reason: String,
     },
     /// The store was closed.
-    #[error("{}: the nullifier store is closed", self.code())]
+    #[error("the nullifier store is closed")]
     Closed,
     /// A reservation without or with too many nullifiers.
-    #[error("{}: a ticket has 1 to 4 nullifiers, not {found}", self.code())]
+    #[error("a ticket has 1 to 4 nullifiers, not {found}")]
     Count {
         /// How many there were.
         found: usize,

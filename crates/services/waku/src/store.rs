@@ -49,7 +49,7 @@ pub struct StoreConfig {
 #[non_exhaustive]
 pub enum StoreConfigError {
     /// The page size is out of range.
-    #[error("TRB-5301: page_size is {got}, possible are 1 to {max}")]
+    #[error("page_size is {got}, possible are 1 to {max}")]
     PageSize {
         /// The value.
         got: u32,
@@ -57,7 +57,7 @@ pub enum StoreConfigError {
         max: u64,
     },
     /// The price is out of range.
-    #[error("TRB-5302: tickets_per_page is {got}, possible are 1 to 4: a proof holds no more tickets")]
+    #[error("tickets_per_page is {got}, possible are 1 to 4: a proof holds no more tickets")]
     TicketsPerPage {
         /// The value.
         got: u32,

@@ -16,9 +16,9 @@ use tributary_provider::store::OnMissing;
 use tributary_provider::till::Till;
 use tributary_service_waku::{StoreConfig, StoreConfigError, StoreService};
 use tributary_waku::{
-    ArchiveConfig, ArchivedMessage, Bytes, ClusterId, ContentTopic, ManualClock, MessageHash, Node, NodeConfig, NodeHandle, NodeKey,
-    NodeLimits, PubsubTopic, Sharding, StoreQueryRequest, StoreQueryResponse, StoreStatus, Timestamp, WakuMessage,
-    request_bytes_without_proof,
+    ArchiveConfig, ArchivedMessage, Bytes, ClusterId, ContentTopic, ManualClock, MessageHash, Node, NodeConfig,
+    NodeHandle, NodeKey, NodeLimits, PubsubTopic, Sharding, StoreQueryRequest, StoreQueryResponse, StoreStatus,
+    Timestamp, WakuMessage, request_bytes_without_proof,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -176,7 +176,8 @@ async fn a_large_query_counts_as_several_pages() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_fails_spends_its_ticket_and_says_so() {
     let shop = shop(FreeTierLimits::NONE).await;
-    let nowhere = StoreQueryRequest { pagination_cursor: Some(MessageHash::try_from(&[7; 32][..]).unwrap()), ..query() };
+    let nowhere =
+        StoreQueryRequest { pagination_cursor: Some(MessageHash::try_from(&[7; 32][..]).unwrap()), ..query() };
     let paid = shop.paid(1, nowhere);
     let response = shop.ask(&paid).await;
     assert_eq!((response.status, verdict(&response)), (StoreStatus::BAD_REQUEST, Verdict::Accepted));
