@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     }
 
     let Some(forge) = forge(&root) else {
-        eprintln!("contracts can't be compiled: forge is missing; run `npm ci` in the repository root");
+        eprintln!("contracts can't be compiled: forge is missing; run script/setup");
         return ExitCode::FAILURE;
     };
     let status = Command::new(&forge).arg("build").args(SOURCES).current_dir(&root).status();

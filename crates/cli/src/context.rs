@@ -161,9 +161,7 @@ impl Context {
         let wallet = self.wallet(circuits).await?;
         let node = self.node(NodeKey::generate(), false).await?;
         let scope = wallet.keys().scope;
-        let tickets = wallet
-            .tickets(&WalletFolder::new(self.home.clone()).tickets(&scope))
-            .await?;
+        let tickets = wallet.tickets(&WalletFolder::new(self.home.clone()).tickets(&scope)).await?;
         let store = ClientStore::open(&self.file("client.db")).await?;
         let reputation = open_reputation(&self.file("reputation.db")).await?;
         Ok(Buyer::new(BuyerParts { node, wallet, tickets, store, reputation, clock: Arc::new(SystemClock) }).await?)

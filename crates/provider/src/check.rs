@@ -332,13 +332,17 @@ impl TicketChecker {
     /// # Errors
     /// [`StoreError`] when the floor can't be made durable; nothing is forgotten then.
     pub async fn prune(&self) -> Result<(), StoreError> {
-        let now = self.clock.now();
-        let Some(head) = self.chain.head_time() else { return Ok(()) };
+        let now = self.settled_now();
         let clock = &self.verifier.clock;
-        let over = now.min(head).checked_sub(self.verifier.slot_carry).and_then(|t| t.checked_sub(clock.slot_length()));
+        let over = now.checked_sub(self.verifier.slot_carry).and_then(|t| t.checked_sub(clock.slot_length()));
         // A slot is over when start + L + carry <= now.
         let through = over.ok().map(|t| clock.floor(t));
         self.store.prune(through, now).await
+    }
+
+    /// The earlier of the clock and the chain's newest block: a clock that ran ahead once must leave nothing behind in the store.
+    fn settled_now(&self) -> UnixTime {
+        self.chain.head_time().map_or(UnixTime::ZERO, |head| head.min(self.clock.now()))
     }
 
     /// What the checker did so far.

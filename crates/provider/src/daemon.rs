@@ -135,9 +135,7 @@ pub enum ProviderError {
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// The verifying key isn't the deployment's.
-    #[error(
-        "the ticket key has hash {found}, the pool was deployed with {expected}; use the deployment's artefacts"
-    )]
+    #[error("the ticket key has hash {found}, the pool was deployed with {expected}; use the deployment's artefacts")]
     OtherKey {
         /// Hash of the key given.
         found: String,

@@ -85,13 +85,17 @@ pub struct Spent {
 #[non_exhaustive]
 pub enum StoreError {
     /// No database at the path, and the options don't allow to make one.
-    #[error("no nullifier store at {path}; create one with a new payee key, or restore it and, if it is lost, say so: every slot so far is then refused")]
+    #[error(
+        "no nullifier store at {path}; create one with a new payee key, or restore it and, if it is lost, say so: every slot so far is then refused"
+    )]
     Missing {
         /// Where it was looked for.
         path: PathBuf,
     },
     /// The store belongs to another payee key.
-    #[error("the nullifier store belongs to payee {found}, not to {wanted}; one payee key has one store: use that key or another store")]
+    #[error(
+        "the nullifier store belongs to payee {found}, not to {wanted}; one payee key has one store: use that key or another store"
+    )]
     OtherPayee {
         /// The payee asked for, hexadecimal.
         wanted: String,
