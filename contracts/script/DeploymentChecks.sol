@@ -162,11 +162,13 @@ library DeploymentChecks {
     }
 
     function _add(uint256[2] memory p, uint256[2] memory q) private view returns (uint256[2] memory sum) {
+        // forge-lint: disable-next-line(unchecked-call)
         (, bytes memory result) = address(6).staticcall(abi.encode(p, q));
         sum = abi.decode(result, (uint256[2]));
     }
 
     function _mul(uint256[2] memory p, uint256 scalar) private view returns (uint256[2] memory product) {
+        // forge-lint: disable-next-line(unchecked-call)
         (, bytes memory result) = address(7).staticcall(abi.encode(p, scalar));
         product = abi.decode(result, (uint256[2]));
     }
