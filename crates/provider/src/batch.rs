@@ -379,6 +379,8 @@ mod tests {
     struct Scripted {
         singles: AtomicUsize,
         batches: StdMutex<Vec<usize>>,
+        /// Sizes of everything verified, in order.
+        order: StdMutex<Vec<usize>>,
         closed: StdMutex<bool>,
         opened: Condvar,
         entered: AtomicUsize,
@@ -405,11 +407,13 @@ mod tests {
         type Item = bool;
         fn verify_one(&self, item: &bool) -> bool {
             self.singles.fetch_add(1, Ordering::SeqCst);
+            self.order.lock().unwrap().push(1);
             self.pass();
             *item
         }
         fn verify_all(&self, items: &[&bool]) -> bool {
             self.batches.lock().unwrap().push(items.len());
+            self.order.lock().unwrap().push(items.len());
             self.pass();
             items.iter().all(|b| **b)
         }
@@ -498,6 +502,23 @@ mod tests {
         assert_eq!(got[4], Verdict::Invalid);
         assert_eq!(*v.batches.lock().unwrap(), vec![9]);
         assert_eq!(b.counters().splits, 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn spoilers_take_turns_with_the_others() {
+        let v = Arc::new(Scripted::default());
+        let b = Arc::new(Batcher::start(Arc::clone(&v), limits()));
+        for peer in 60..64 {
+            assert_eq!(b.verify(false, Some(peer)).await, Ok(Verdict::Invalid));
+        }
+        v.order.lock().unwrap().clear();
+        let spoilers = (60..64).map(|peer| (true, Some(peer)));
+        let items: Vec<_> = spoilers.chain([(true, Some(1)); 5]).collect();
+        assert_eq!(queued(&b, &v, items).await, vec![Verdict::Valid; 9]);
+        let order = v.order.lock().unwrap().clone();
+        // The proof that held the worker, then the batch of five among the first two, then the spoilers one by one.
+        assert_eq!(order.len(), 6, "{order:?}");
+        assert!(order[1..=2].contains(&5), "{order:?}");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

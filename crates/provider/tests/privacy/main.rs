@@ -204,7 +204,7 @@ async fn a_provider_can_not_tell_which_stream_pays() {
     let shop = Shop::new().await;
     let terms = shop.net.stream_to(&shop.payee, 10, 60).await;
     for _ in 0..2 {
-        let stream = OpenStream { offer: Some(shop.offer()), ..terms.clone() };
+        let stream = OpenStream { offer: Some(shop.offer()), ..terms };
         shop.net.run(&shop.payer, 0, Intent::Open(stream)).await;
     }
     // Both are old enough for everybody's root.
