@@ -183,7 +183,7 @@ impl Default for Relayer {
             fee: "400000".into(),
             fee_with_insertion: "750000".into(),
             max_gas_price: 200_000_000_000,
-            wei_per_base_unit: 1_000_000_000,
+            wei_per_base_unit: 2_000_000_000,
             low_balance: "100000000000000000".into(),
         }
     }
