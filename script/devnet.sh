@@ -75,6 +75,8 @@ start_chain() {
   wait_line chain 'Listening on' 30 >/dev/null
   "$ROOT/script/deploy" --rpc-url "$RPC" --manifest "$NET/deployment.json" --notice 150 --slot-length 60 --margin 15 --burn-bps 100 >"$NET/logs/deploy.log" 2>&1 ||
     { tail -n 30 "$NET/logs/deploy.log" >&2; fail "the pool could not be deployed"; }
+  node "$ROOT/contracts/verify-deployment.mjs" --rpc-url "$RPC" --manifest "$NET/deployment.json" >"$NET/logs/verify.log" 2>&1 ||
+    { tail -n 5 "$NET/logs/verify.log" >&2; fail "the code on chain is not the code built here"; }
   POOL=$(field pool <"$NET/deployment.json")
   TOKEN=$(field token.address <"$NET/deployment.json")
 }

@@ -169,12 +169,12 @@ impl ManifestError {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Read { .. } => "TRB-1001",
-            Self::Parse(_) => "TRB-1002",
-            Self::Version { .. } => "TRB-1003",
-            Self::Notice { .. } => "TRB-1004",
-            Self::SlotLength => "TRB-1005",
-            Self::Burn { .. } => "TRB-1006",
+            Self::Read { .. } => "TRB-B001",
+            Self::Parse(_) => "TRB-B002",
+            Self::Version { .. } => "TRB-B003",
+            Self::Notice { .. } => "TRB-B004",
+            Self::SlotLength => "TRB-B005",
+            Self::Burn { .. } => "TRB-B006",
         }
     }
 }
@@ -220,11 +220,11 @@ mod tests {
     fn each_flaw_has_its_code() {
         type Flaw = fn(&mut serde_json::Value);
         let flaws: [(Flaw, &str); 5] = [
-            (|v| v["surprise"] = 1.into(), "TRB-1002"),
-            (|v| v["version"] = 2.into(), "TRB-1003"),
-            (|v| v["notice"] = 149.into(), "TRB-1004"),
-            (|v| v["slotLength"] = 0.into(), "TRB-1005"),
-            (|v| v["burnBps"] = 10_001.into(), "TRB-1006"),
+            (|v| v["surprise"] = 1.into(), "TRB-B002"),
+            (|v| v["version"] = 2.into(), "TRB-B003"),
+            (|v| v["notice"] = 149.into(), "TRB-B004"),
+            (|v| v["slotLength"] = 0.into(), "TRB-B005"),
+            (|v| v["burnBps"] = 10_001.into(), "TRB-B006"),
         ];
         for (flaw, code) in flaws {
             let mut value = sample();
@@ -233,6 +233,6 @@ mod tests {
         }
         let missing = DeploymentManifest::read("no/such/manifest.json").unwrap_err();
         assert!(matches!(missing, ManifestError::Read { .. }));
-        assert_eq!(missing.code(), "TRB-1001");
+        assert_eq!(missing.code(), "TRB-B001");
     }
 }

@@ -96,8 +96,10 @@ pub(crate) struct Provider {
     pub(crate) free_queries: u32,
     /// How long an offer is valid, in seconds.
     pub(crate) offer_ttl: u64,
-    /// How often accrued money is claimed, in seconds; 0 = only on command.
+    /// How often accrued money is claimed through relayers, in seconds; 0 = only on command.
     pub(crate) claim_every: u64,
+    /// What a claim must bring besides its fee, in token base units.
+    pub(crate) least_claim: String,
     /// Store: how long messages are kept, in seconds.
     pub(crate) store_retention: u64,
 }
@@ -171,7 +173,8 @@ impl Default for Provider {
             root_depth: 1,
             free_queries: 0,
             offer_ttl: 3600,
-            claim_every: 0,
+            claim_every: 86_400,
+            least_claim: "1000000".into(),
             store_retention: 172_800,
         }
     }

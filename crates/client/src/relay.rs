@@ -27,6 +27,7 @@ pub struct RelaySubmitter {
     directory: Directory,
     max_fee: Amount,
     with_insertion: bool,
+    patience: Duration,
     agreed: Mutex<Option<Agreed>>,
 }
 
@@ -50,7 +51,14 @@ impl RelaySubmitter {
     /// Sends for at most `max_fee` a transaction, with insertion until its leaves are in the tree if `with_insertion`.
     #[must_use]
     pub fn new(client: RelayClient, directory: Directory, max_fee: Amount, with_insertion: bool) -> Self {
-        Self { client, directory, max_fee, with_insertion, agreed: Mutex::new(None) }
+        Self { client, directory, max_fee, with_insertion, patience: PATIENCE, agreed: Mutex::new(None) }
+    }
+
+    /// How long a transaction is asked about before its outcome is unknown; a minute by default.
+    #[must_use]
+    pub const fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// The relayer and the fee agreed last.
@@ -110,7 +118,9 @@ impl Submitter for RelaySubmitter {
         let first = self.client.submit(&agreed.relayer, &agreed.quote, key, transaction.calldata.to_vec()).await;
         let status = match first {
             Ok(status) if status.is_final() => status,
-            Ok(_) | Err(RelayError::Rpc(_)) => self.client.wait(&agreed.relayer, key, STATUS_INTERVAL, PATIENCE).await,
+            Ok(_) | Err(RelayError::Rpc(_)) => {
+                self.client.wait(&agreed.relayer, key, STATUS_INTERVAL, self.patience).await
+            }
             Err(error) => RelayStatus::Unknown { description: error.to_string() },
         };
         match status {

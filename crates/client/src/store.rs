@@ -1,12 +1,10 @@
 //! What a buyer remembers between commands: offers, announcements, what it saw itself, what it bought and what was delivered.
 
-use std::{path::Path, str::FromStr as _};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sqlx::{
-    Row as _, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
+use sqlx::{Row as _, SqlitePool};
+use tributary_ledger::open_database;
 use tributary_reputation::store::{Ending, StoreQuery};
 use tributary_waku::{MessageHash, PeerId};
 
@@ -134,13 +132,7 @@ impl ClientStore {
     /// # Errors
     /// When the file cannot be opened.
     pub async fn open(path: &Path) -> Result<Self, ClientError> {
-        let options = SqliteConnectOptions::from_str("sqlite://")?
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true);
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        let pool = open_database(path).await?;
         sqlx::raw_sql(SCHEMA).execute(&pool).await?;
         Ok(Self(pool))
     }

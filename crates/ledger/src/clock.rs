@@ -40,6 +40,11 @@ impl ManualClock {
     pub fn set(&self, now: u64) {
         self.0.store(now, Ordering::SeqCst);
     }
+
+    /// Lets time pass (seconds).
+    pub fn advance(&self, seconds: u64) {
+        self.0.fetch_add(seconds, Ordering::SeqCst);
+    }
 }
 
 impl Clock for ManualClock {

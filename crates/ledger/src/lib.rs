@@ -8,6 +8,7 @@
 //! they know, so that a reorganisation needs no undoing on their side.
 
 mod clock;
+mod database;
 mod error;
 mod event;
 mod follow;
@@ -35,6 +36,7 @@ use tributary_protocol::{
 
 pub use crate::{
     clock::{Clock, ManualClock, SystemClock},
+    database::open_database,
     error::LedgerError,
     event::{ClaimedWindow, EventRecord, EventSeq, Output, PoolEvent},
     source::{BlockRef, ChainSource, Header, RpcSource},

@@ -1,12 +1,9 @@
 //! The ledger's database.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use alloy::primitives::{Address, B256};
-use sqlx::{
-    Row, Sqlite, SqlitePool, Transaction,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
-};
+use sqlx::{Row, Sqlite, SqlitePool, Transaction, sqlite::SqliteRow};
 
 use crate::{LedgerError, source::BlockRef};
 
@@ -90,14 +87,7 @@ fn word(row: &SqliteRow, column: &str) -> Result<[u8; 32], LedgerError> {
 
 impl Store {
     pub(crate) async fn open(path: &Path) -> Result<Self, LedgerError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(30))
-            .foreign_keys(true);
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        let pool = crate::database::open_database(path).await?;
         let store = Self { pool };
         store.migrate().await?;
         Ok(store)

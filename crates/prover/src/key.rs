@@ -49,10 +49,22 @@ pub(crate) struct ProvingKey {
     pub(crate) h: Query<Fq>,
 }
 
-impl ProvingKey {
-    /// Parses a zkey and holds it against the circuit's verifying key.
-    pub(crate) fn parse(path: &Path, data: &[u8], vkey: &VerifyingKey) -> Result<Self, ArtifactError> {
-        let file = BinFile::parse(path, data, b"zkey")?;
+/// The sections before the queries.
+struct Header {
+    wires: usize,
+    publics: usize,
+    domain: usize,
+    alpha_1: G1Affine,
+    beta_1: G1Affine,
+    beta_2: G2Affine,
+    delta_1: G1Affine,
+    delta_2: G2Affine,
+    /// The verifying key that the file holds.
+    vkey: VerifyingKey,
+}
+
+impl Header {
+    fn read(file: &BinFile<'_>, path: &Path) -> Result<Self, ArtifactError> {
         if file.section(1)?.u32()? != 1 {
             return Err(file.bad("its protocol is not Groth16"));
         }
@@ -78,8 +90,23 @@ impl ProvingKey {
         let delta_2 = g2(header.take(G2_LEN)?)?;
 
         let ic = file.items(3, publics + 1, G1_LEN)?.chunks_exact(G1_LEN).map(g1).collect::<Result<Vec<_>, _>>()?;
-        let inside = VerifyingKey::new(alpha_1, beta_2, gamma_2, delta_2, ic)
+        let vkey = VerifyingKey::new(alpha_1, beta_2, gamma_2, delta_2, ic)
             .map_err(|source| ArtifactError::Key { path: path.to_owned(), source })?;
+        Ok(Self { wires, publics, domain, alpha_1, beta_1, beta_2, delta_1, delta_2, vkey })
+    }
+}
+
+impl ProvingKey {
+    /// The verifying key inside a zkey.
+    pub(crate) fn verifying_key(path: &Path, data: &[u8]) -> Result<VerifyingKey, ArtifactError> {
+        Ok(Header::read(&BinFile::parse(path, data, b"zkey")?, path)?.vkey)
+    }
+
+    /// Parses a zkey and holds it against the circuit's verifying key.
+    pub(crate) fn parse(path: &Path, data: &[u8], vkey: &VerifyingKey) -> Result<Self, ArtifactError> {
+        let file = BinFile::parse(path, data, b"zkey")?;
+        let Header { wires, publics, domain, alpha_1, beta_1, beta_2, delta_1, delta_2, vkey: inside } =
+            Header::read(&file, path)?;
         if inside != *vkey {
             return Err(ArtifactError::Mismatch {
                 path: path.to_owned(),

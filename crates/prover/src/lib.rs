@@ -6,6 +6,7 @@
 
 mod artifacts;
 mod binfile;
+pub mod ceremony;
 mod error;
 mod key;
 mod manifest;

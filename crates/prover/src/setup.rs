@@ -305,15 +305,6 @@ pub fn development_keys(
         let r1cs = binfile::read(&r1cs_path)?;
         let r1cs_sha256 = sha256_hex(&r1cs);
         let old = manifest.circuits.get(circuit.name());
-        if let Some(old) = old.filter(|old| !old.development) {
-            return Err(ArtifactError::Mismatch {
-                path: manifest_path,
-                reason: format!(
-                    "the {circuit} key (r1cs {}) is not a development key and is not overwritten; remove its entry to do so",
-                    old.r1cs_sha256
-                ),
-            });
-        }
         let holds = |path: &Path, hash: &str| std::fs::read(path).is_ok_and(|data| sha256_hex(&data) == hash);
         // The prover would prepare the witness program at its first proof; here nobody waits for that.
         Program::load(circuit, &artifacts.wasm(circuit), &artifacts.graph(circuit))?;
@@ -324,6 +315,15 @@ pub fn development_keys(
         }) {
             report(circuit, Outcome::Unchanged);
             continue;
+        }
+        if let Some(old) = old.filter(|old| !old.development) {
+            return Err(ArtifactError::Mismatch {
+                path: manifest_path,
+                reason: format!(
+                    "the {circuit} key (r1cs {}) is not a development key and is not overwritten; remove its entry to do so",
+                    old.r1cs_sha256
+                ),
+            });
         }
         let made = make(circuit, &r1cs_path, &r1cs)?;
         let mut vkey = serde_json::to_vec_pretty(&made.vkey.to_snarkjs()).unwrap_or_default();

@@ -22,8 +22,9 @@ pub struct PoolCall {
     pub fee: U256,
     /// The last block timestamp at which the pool takes it, in Unix seconds.
     pub deadline: U256,
-    /// Nullifiers: two calls that share one exclude each other. Claims and closes of one stream do not (P5), nor do claims of successive
-    /// windows; a window that was paid meanwhile shows when the call is simulated.
+    /// What only one of all calls can use up: nullifiers, and a claim's commitment, so that the same claim does not wait twice. Claims and
+    /// closes of one stream do not exclude each other (P5), nor do claims of successive windows; a window that was paid meanwhile shows
+    /// when the call is simulated.
     pub exclusive: Vec<U256>,
     /// The commitments that it queues.
     pub commitments: Vec<U256>,
@@ -77,7 +78,8 @@ impl PoolCall {
             }
             claimCall::SELECTOR => {
                 let call: claimCall = decode("claim", data)?;
-                Ok(Self::new(Operation::Claim, data, &call.ext, Vec::new(), vec![call.args.commitment]))
+                let commitment = vec![call.args.commitment];
+                Ok(Self::new(Operation::Claim, data, &call.ext, commitment.clone(), commitment))
             }
             _ => Err(RelayerError::UnknownCall { selector: alloy::hex::encode_prefixed(selector) }),
         }

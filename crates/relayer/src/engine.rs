@@ -3,26 +3,25 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use alloy::{
-    eips::eip2718::Encodable2718,
-    network::{Ethereum, EthereumWallet, NetworkTransactionBuilder, TransactionBuilder},
+    network::EthereumWallet,
     primitives::{Address, Bytes, U256},
     providers::{DynProvider, Provider},
-    rpc::types::{TransactionReceipt, TransactionRequest},
     signers::local::PrivateKeySigner,
-    sol_types::{SolCall, SolEvent},
-    transports::{RpcError, TransportErrorKind},
 };
 use tokio::sync::{Mutex, Notify};
-use tributary_bindings::StreamPool;
 use tributary_ledger::{Clock, Ledger};
-use tributary_protocol::{Commitment, Operation, tree::Insertion};
+use tributary_protocol::{
+    Commitment, Operation,
+    tree::{BATCH_LEAVES, Insertion},
+};
 use tributary_prover::Prover;
+use tributary_wallet::{ProvedInsertion, bundle_calldata, prove_planned};
 
 use crate::{
     RelayerError, StoredRequest,
-    call::{PoolCall, operation_name, revert_reason},
-    insertion,
-    store::{RelayerStore, RequestKey, RequestState, SentTransaction},
+    call::{PoolCall, operation_name},
+    send::chain,
+    store::{RelayerStore, RequestKey, RequestState},
 };
 
 /// How a relayer works.
@@ -40,6 +39,10 @@ pub struct EngineConfig {
     pub confirmations: u64,
     /// Batches in one bundle at most.
     pub max_batches: usize,
+    /// Seconds after which a transaction that no block took is sent again with a higher gas price.
+    pub replace_after: u64,
+    /// Seconds for which a finished request's state can be asked.
+    pub remember: u64,
     /// Seconds after which waiting leaves are inserted even though nobody paid for it; 0 = only full batches.
     pub insert_after: u64,
     /// Balance below which a warning is logged, in wei.
@@ -57,6 +60,8 @@ impl Default for EngineConfig {
             max_waiting: 256,
             confirmations: 12,
             max_batches: 4,
+            replace_after: 30,
+            remember: 7 * 86_400,
             insert_after: 600,
             low_balance: U256::from(100_000_000_000_000_000u128),
             poll: Duration::from_millis(500),
@@ -92,16 +97,16 @@ pub struct Engine {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    chain: DynProvider,
-    wallet: EthereumWallet,
-    account: Address,
-    chain_id: u64,
-    ledger: Ledger,
+pub(crate) struct Inner {
+    pub(crate) chain: DynProvider,
+    pub(crate) wallet: EthereumWallet,
+    pub(crate) account: Address,
+    pub(crate) chain_id: u64,
+    pub(crate) ledger: Ledger,
     prover: Arc<Prover>,
-    store: RelayerStore,
-    config: EngineConfig,
-    clock: Arc<dyn Clock>,
+    pub(crate) store: RelayerStore,
+    pub(crate) config: EngineConfig,
+    pub(crate) clock: Arc<dyn Clock>,
     wake: Notify,
     /// One turn at a time, so that two never choose the same nonce.
     turn: Mutex<Waiting>,
@@ -174,11 +179,13 @@ impl Engine {
         data: Bytes,
     ) -> Result<RequestState, RelayerError> {
         let inner = &self.inner;
-        if let Ok(known) = inner.store.find(key).await {
-            if known.call != data || known.insertion != with_insertion {
+        match inner.store.find(key).await {
+            Ok(known) if known.call != data || known.insertion != with_insertion => {
                 return Err(RelayerError::IdempotencyKeyReused);
             }
-            return Ok(known.state);
+            Ok(known) => return Ok(known.state),
+            Err(RelayerError::NoSuchRequest) => {}
+            Err(error) => return Err(error),
         }
         let now = inner.clock.now();
         let call = PoolCall::decode(&data)?;
@@ -214,6 +221,7 @@ impl Engine {
         let gas = inner.simulate(&data).await?;
         let insertion = if with_insertion { INSERTION_GAS } else { 0 };
         inner.check_pays(gas.saturating_add(insertion), call.fee).await?;
+        inner.store.forget(now.saturating_sub(inner.config.remember)).await?;
         let (request, _) =
             inner.store.accept(key, &data, with_insertion, &call.exclusive, inner.config.max_waiting, now).await?;
         inner.wake.notify_one();
@@ -260,49 +268,6 @@ impl Engine {
 }
 
 impl Inner {
-    /// Looks at each transaction that is not deep yet.
-    async fn follow(&self) -> Result<(), RelayerError> {
-        let head = self.chain.get_block_number().await.map_err(chain)?;
-        for sent in self.store.unsettled().await? {
-            let receipt = self.chain.get_transaction_receipt(sent.hash).await.map_err(chain)?;
-            match receipt {
-                Some(receipt) if receipt.status() => {
-                    let block = receipt.block_number.unwrap_or(head);
-                    if sent.mined_block != Some(block) {
-                        let (until, inserted) = effects(&sent, &receipt);
-                        self.store.mined(&sent, block, until, inserted).await?;
-                    }
-                    if head >= block.saturating_add(self.config.confirmations) {
-                        self.store.settled(&sent).await?;
-                    }
-                }
-                Some(receipt) => {
-                    tracing::warn!(transaction = %sent.hash, gas = receipt.gas_used, "a transaction reverted on chain");
-                    self.store.failed(&sent).await?;
-                }
-                None => {
-                    if sent.mined_block.is_some() {
-                        self.store.taken_back(&sent).await?;
-                    }
-                    let next = self.chain.get_transaction_count(self.account).await.map_err(chain)?;
-                    if next > sent.nonce {
-                        // Another transaction of the account has this nonce.
-                        self.store.failed(&sent).await?;
-                    } else {
-                        self.broadcast(&sent.raw).await?;
-                    }
-                }
-            }
-        }
-        let inserted = self.ledger.inserted();
-        for request in self.store.not_inserted().await? {
-            if request.leaves_until.is_some_and(|until| until <= inserted) {
-                self.store.inserted(request.id).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// Sends the oldest waiting request, unless one is under way.
     async fn send_next(&self) -> Result<(), RelayerError> {
         if self.store.unsettled().await?.iter().any(|sent| sent.mined_block.is_none()) {
@@ -316,7 +281,11 @@ impl Inner {
             }
             Ok(_) => {}
             Err(error @ RelayerError::Reverts { .. }) => {
-                return self.store.reject(request.id, error.code(), &error.to_string()).await;
+                // Anyone may have sent the same call: the fee is the relayer's whoever sends it.
+                return match self.done_already(&call).await? {
+                    Some(done) => self.store.done(request.id, &done).await,
+                    None => self.store.reject(request.id, error.code(), &error.to_string()).await,
+                };
             }
             Err(error) => return Err(error),
         }
@@ -336,9 +305,7 @@ impl Inner {
             call.commitments.iter().map(|leaf| Commitment::try_from(*leaf).ok()).collect();
         let Some(leaves) = leaves else { return Ok(None) };
         let insertions = self.ledger.insertions_with(&leaves, self.config.max_batches);
-        let insertions = self.prove(insertions).await?;
-        let data = StreamPool::bundleCall { operation: request.call.clone(), insertions }.abi_encode();
-        let data = Bytes::from(data);
+        let data = bundle_calldata(&request.call, &self.prove(insertions).await?);
         match self.simulate(&data).await {
             Ok(_) => Ok(Some(data)),
             Err(RelayerError::Reverts { reason }) => {
@@ -358,7 +325,8 @@ impl Inner {
         }
         let now = self.clock.now();
         let since = *waiting.since.get_or_insert(now);
-        let full = queued / 64 > inserted / 64;
+        let batch = BATCH_LEAVES as u64;
+        let full = queued / batch > inserted / batch;
         let old = self.config.insert_after > 0 && now >= since.saturating_add(self.config.insert_after);
         let paid = !self.store.not_inserted().await?.is_empty();
         if !(full || old || paid) || self.store.unsettled().await?.iter().any(|sent| sent.mined_block.is_none()) {
@@ -370,26 +338,19 @@ impl Inner {
             return Ok(());
         }
         waiting.since = None;
-        let data = StreamPool::bundleCall { operation: Bytes::new(), insertions }.abi_encode();
-        let data = Bytes::from(data);
+        let data = bundle_calldata(&Bytes::new(), &insertions);
         self.simulate(&data).await?;
         self.send(data, None).await
     }
 
-    async fn prove(&self, insertions: Vec<Insertion>) -> Result<Vec<StreamPool::InsertArgs>, RelayerError> {
-        let prover = Arc::clone(&self.prover);
-        tokio::task::spawn_blocking(move || insertions.iter().map(|batch| insertion::prove(&prover, batch)).collect())
-            .await
-            .map_err(|error| RelayerError::Proof(error.to_string()))?
-    }
-
-    /// Gas of a call that succeeds.
-    async fn simulate(&self, data: &Bytes) -> Result<u64, RelayerError> {
-        let request = self.request(data);
-        self.chain.estimate_gas(request).await.map_err(|error| match revert_data(&error) {
-            Some(data) => RelayerError::Reverts { reason: revert_reason(&data) },
-            None => chain(error),
-        })
+    /// Proves planned insertions, one after the other.
+    async fn prove(&self, planned: Vec<Insertion>) -> Result<Vec<ProvedInsertion>, RelayerError> {
+        let mut proved = Vec::with_capacity(planned.len());
+        for insertion in planned {
+            let insertion = prove_planned(&self.prover, insertion).await;
+            proved.push(insertion.map_err(|error| RelayerError::Proof(error.to_string()))?);
+        }
+        Ok(proved)
     }
 
     async fn check_pays(&self, gas: u64, fee: U256) -> Result<(), RelayerError> {
@@ -404,88 +365,4 @@ impl Inner {
         }
         Ok(())
     }
-
-    /// Signs, writes down, sends.
-    async fn send(&self, data: Bytes, request: Option<&StoredRequest>) -> Result<(), RelayerError> {
-        let fees = self.chain.estimate_eip1559_fees().await.map_err(chain)?;
-        if fees.max_fee_per_gas > self.config.max_gas_price {
-            return Err(RelayerError::GasTooDear { price: fees.max_fee_per_gas, max: self.config.max_gas_price });
-        }
-        let balance = self.chain.get_balance(self.account).await.map_err(chain)?;
-        if balance < self.config.low_balance {
-            tracing::warn!(%balance, low = %self.config.low_balance, "the relayer's gas runs low: send ether to its account");
-        }
-        let gas = self.simulate(&data).await?;
-        let stored = self.store.unsettled().await?.iter().map(|sent| sent.nonce + 1).max().unwrap_or(0);
-        let nonce = self.chain.get_transaction_count(self.account).await.map_err(chain)?.max(stored);
-        let transaction = self
-            .request(&data)
-            .with_nonce(nonce)
-            .with_chain_id(self.chain_id)
-            // Insertions read the ring, whose slots may be cold by then.
-            .with_gas_limit(gas + gas / 5)
-            .with_max_fee_per_gas(fees.max_fee_per_gas)
-            .with_max_priority_fee_per_gas(fees.max_priority_fee_per_gas);
-        let signed = NetworkTransactionBuilder::<Ethereum>::build(transaction, &self.wallet)
-            .await
-            .map_err(|error| RelayerError::Chain(error.to_string()))?;
-        let sent = SentTransaction {
-            nonce,
-            hash: *signed.tx_hash(),
-            raw: signed.encoded_2718().into(),
-            request: request.map(|request| request.id),
-            mined_block: None,
-        };
-        self.store.sending(&sent, self.clock.now()).await?;
-        self.broadcast(&sent.raw).await
-    }
-
-    /// Sends a signed transaction; that the node knows it already is no error.
-    async fn broadcast(&self, raw: &Bytes) -> Result<(), RelayerError> {
-        match self.chain.send_raw_transaction(raw).await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let known = error.as_error_resp().is_some_and(|response| {
-                    response.message.contains("already") || response.message.contains("nonce too low")
-                });
-                if known { Ok(()) } else { Err(chain(error)) }
-            }
-        }
-    }
-
-    fn request(&self, data: &Bytes) -> TransactionRequest {
-        TransactionRequest::default()
-            .with_from(self.account)
-            .with_to(self.ledger.pool().address)
-            .with_input(data.clone())
-    }
-}
-
-/// Up to which leaf the transaction's own commitments reach, and whether its insertions reach as far.
-fn effects(sent: &SentTransaction, receipt: &TransactionReceipt) -> (u64, bool) {
-    let mut until = 0;
-    let mut inserted = 0;
-    for log in receipt.logs() {
-        let end = |position: u64, leaves: u64| if position == u64::MAX { 0 } else { position + leaves };
-        let data = &log.inner;
-        if let Ok(event) = StreamPool::Transacted::decode_log(data) {
-            until = end(event.position, 2);
-        } else if let Ok(event) = StreamPool::Closed::decode_log(data) {
-            until = end(event.position, 2);
-        } else if let Ok(event) = StreamPool::Claimed::decode_log(data) {
-            until = end(event.position, 1);
-        } else if let Ok(event) = StreamPool::Inserted::decode_log(data) {
-            inserted = event.leafCount;
-        }
-    }
-    (until, sent.request.is_some() && inserted >= until)
-}
-
-fn revert_data(error: &RpcError<TransportErrorKind>) -> Option<Bytes> {
-    error.as_error_resp().and_then(alloy::rpc::json_rpc::ErrorPayload::as_revert_data)
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
-fn chain(error: RpcError<TransportErrorKind>) -> RelayerError {
-    RelayerError::Chain(error.to_string())
 }

@@ -7,7 +7,8 @@
 mod call;
 mod engine;
 mod error;
-pub mod insertion;
+mod follow;
+mod send;
 mod service;
 mod store;
 
@@ -16,5 +17,5 @@ pub use crate::{
     engine::{Engine, EngineConfig, QuotedTerms},
     error::RelayerError,
     service::{RelayerService, ServiceConfig, ServiceError},
-    store::{RelayerStore, RequestKey, RequestState, SentTransaction, StoredRequest},
+    store::{Done, RelayerStore, RequestKey, RequestState, SentTransaction, StoredRequest},
 };

@@ -1,12 +1,10 @@
 //! What a relayer must not forget: each request before it is sent, each signed transaction before it leaves.
 
-use std::{path::Path, str::FromStr};
+use std::path::Path;
 
 use alloy::primitives::{B256, Bytes, U256};
-use sqlx::{
-    Row, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
-};
+use sqlx::{Row, SqlitePool, sqlite::SqliteRow};
+use tributary_ledger::open_database;
 
 use crate::RelayerError;
 
@@ -26,6 +24,7 @@ CREATE TABLE IF NOT EXISTS requests (
   created INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS requests_state ON requests (state, id);
+CREATE INDEX IF NOT EXISTS requests_created ON requests (created);
 CREATE TABLE IF NOT EXISTS exclusive (
   value BLOB PRIMARY KEY,
   request INTEGER NOT NULL REFERENCES requests (id)
@@ -103,6 +102,19 @@ pub struct SentTransaction {
     pub request: Option<i64>,
     /// The block in which it was seen mined; it is kept until that block is deep.
     pub mined_block: Option<u64>,
+    /// When it was signed, Unix seconds.
+    pub signed_at: u64,
+}
+
+/// Where a call was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// The transaction that carried it.
+    pub transaction: B256,
+    /// Its block.
+    pub block: u64,
+    /// Leaves that must be in the tree before its own are.
+    pub leaves_until: u64,
 }
 
 /// The relayer's database.
@@ -115,13 +127,7 @@ impl RelayerStore {
     /// # Errors
     /// When the file cannot be opened or its schema cannot be made.
     pub async fn open(path: &Path) -> Result<Self, RelayerError> {
-        let options = SqliteConnectOptions::from_str("sqlite://")?
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true);
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        let pool = open_database(path).await?;
         sqlx::raw_sql(SCHEMA).execute(&pool).await?;
         Ok(Self(pool))
     }
@@ -224,14 +230,14 @@ impl RelayerStore {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn sending(&self, sent: &SentTransaction, now: u64) -> Result<(), RelayerError> {
+    pub async fn sending(&self, sent: &SentTransaction) -> Result<(), RelayerError> {
         let mut tx = self.0.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query("INSERT INTO sent (nonce, tx_hash, raw, request, created) VALUES (?, ?, ?, ?, ?)")
             .bind(signed(sent.nonce))
             .bind(&sent.hash[..])
             .bind(&sent.raw[..])
             .bind(sent.request)
-            .bind(signed(now))
+            .bind(signed(sent.signed_at))
             .execute(&mut *tx)
             .await?;
         if let Some(id) = sent.request {
@@ -259,6 +265,7 @@ impl RelayerStore {
                     raw: Bytes::copy_from_slice(row.try_get::<&[u8], _>("raw")?),
                     request: row.try_get("request")?,
                     mined_block: row.try_get::<Option<i64>, _>("mined_block")?.map(unsigned),
+                    signed_at: unsigned(row.try_get("created")?),
                 })
             })
             .collect()
@@ -330,20 +337,69 @@ impl RelayerStore {
         Ok(())
     }
 
-    /// A transaction was mined and reverted, or can never be mined: its request waits again.
+    /// A transaction was mined and reverted: its request waits again.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn failed(&self, sent: &SentTransaction) -> Result<(), RelayerError> {
+    pub async fn reverted(&self, sent: &SentTransaction) -> Result<(), RelayerError> {
+        self.again(sent, 1).await
+    }
+
+    /// A transaction can never be mined, because another one has its nonce: its request waits again.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn lost(&self, sent: &SentTransaction) -> Result<(), RelayerError> {
+        self.again(sent, 0).await
+    }
+
+    async fn again(&self, sent: &SentTransaction, attempts: u32) -> Result<(), RelayerError> {
         let mut tx = self.0.begin_with("BEGIN IMMEDIATE").await?;
         if let Some(id) = sent.request {
-            sqlx::query("UPDATE requests SET state = 'accepted', attempts = attempts + 1 WHERE id = ?")
+            sqlx::query("UPDATE requests SET state = 'accepted', attempts = attempts + ? WHERE id = ?")
+                .bind(attempts)
                 .bind(id)
                 .execute(&mut *tx)
                 .await?;
         }
         sqlx::query("DELETE FROM sent WHERE nonce = ?").bind(signed(sent.nonce)).execute(&mut *tx).await?;
         tx.commit().await?;
+        Ok(())
+    }
+
+    /// A waiting request's call was carried out by a transaction that somebody else sent.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn done(&self, id: i64, done: &Done) -> Result<(), RelayerError> {
+        let mut tx = self.0.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query(
+            "UPDATE requests SET state = 'mined', mined_tx = ?, mined_block = ?, leaves_until = ? WHERE id = ?",
+        )
+        .bind(&done.transaction[..])
+        .bind(signed(done.block))
+        .bind(signed(done.leaves_until))
+        .bind(id)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query("DELETE FROM exclusive WHERE request = ?").bind(id).execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Forgets requests that came before `before` and are finished: nothing of theirs is on its way.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn forget(&self, before: u64) -> Result<(), RelayerError> {
+        sqlx::query(
+            "DELETE FROM requests WHERE created < ? AND (state IN ('rejected', 'inserted') OR state = 'mined' AND insertion = 0)
+             AND id NOT IN (SELECT request FROM sent WHERE request IS NOT NULL)
+             AND id NOT IN (SELECT request FROM exclusive)",
+        )
+        .bind(signed(before))
+        .execute(&self.0)
+        .await?;
         Ok(())
     }
 

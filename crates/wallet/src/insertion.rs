@@ -5,7 +5,10 @@ use std::sync::Arc;
 use alloy::{primitives::Bytes, sol_types::SolCall};
 use tributary_bindings::StreamPool;
 use tributary_ledger::{Ledger, insertion_end};
-use tributary_protocol::witness::InsertWitness;
+use tributary_protocol::{
+    tree::{BATCH_LEAVES, Insertion},
+    witness::InsertWitness,
+};
 use tributary_prover::Prover;
 
 use crate::{WalletError, calldata, proving};
@@ -38,10 +41,21 @@ pub async fn prove_insertion(
     prover: &Arc<Prover>,
     from: u64,
 ) -> Result<Option<ProvedInsertion>, WalletError> {
-    let Some(insertion) = ledger.insertion(from) else { return Ok(None) };
+    match ledger.insertion(from) {
+        Some(insertion) => prove_planned(prover, insertion).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Proves an insertion that was planned, for instance over leaves that are not queued yet (see [`Ledger::insertions_with`]).
+///
+/// # Errors
+/// [`WalletError`] when the proof can't be made.
+pub async fn prove_planned(prover: &Arc<Prover>, insertion: Insertion) -> Result<ProvedInsertion, WalletError> {
+    let from = u64::from(insertion.batch_index) * BATCH_LEAVES as u64 + u64::from(insertion.k);
     let to = insertion_end(&insertion);
     let (statement, proof) = proving::prove(prover, InsertWitness(insertion)).await?;
-    Ok(Some(ProvedInsertion { args: calldata::insert(&statement, from, &proof), from, to }))
+    Ok(ProvedInsertion { args: calldata::insert(&statement, from, &proof), from, to })
 }
 
 /// Proves insertions until the queue is drained, at most `most` of them, in the order in which they must be sent.

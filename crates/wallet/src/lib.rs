@@ -38,7 +38,7 @@ pub use crate::{
     balance::Balance,
     deposit::{DepositFrom, SignedPermit, approve, domain_separator, sign_permit, token_balance},
     error::WalletError,
-    insertion::{ProvedInsertion, bundle_calldata, prove_insertion, prove_insertions},
+    insertion::{ProvedInsertion, bundle_calldata, prove_insertion, prove_insertions, prove_planned},
     operation::{
         AttemptId, Intent, OpenStream, OperationId, OperationInfo, OperationKind, OperationStatus, Outcome,
         PreparedTransaction, Rejection, SendTerms,

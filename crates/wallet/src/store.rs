@@ -1,12 +1,10 @@
 //! The wallet's database: notes and streams found on chain, operations under way. Status on chain is never stored: the ledger is asked.
 
-use std::{path::Path, str::FromStr, time::Duration};
+use std::{path::Path, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use sqlx::{
-    Row, Sqlite, SqlitePool, Transaction,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
-};
+use sqlx::{Row, Sqlite, SqlitePool, Transaction, sqlite::SqliteRow};
+use tributary_ledger::open_database;
 use tributary_protocol::{
     Commitment, Nullifier, Owner, PayerTag, PaymentAddress, Price, Rate, Rho, StreamNote, StreamTerms, UnixTime,
     ValueNote, ticket::OfferTerms,
@@ -156,14 +154,7 @@ macro_rules! element {
 impl Store {
     pub(crate) async fn open(path: &Path) -> Result<Self, WalletError> {
         private_file(path)?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(30))
-            .foreign_keys(true);
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await?;
+        let pool = open_database(path).await?;
         let store = Self { pool };
         let mut tx = store.begin().await?;
         let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *tx).await?;

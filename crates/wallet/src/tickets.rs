@@ -16,12 +16,9 @@ use std::{
 
 use ed25519_dalek::SigningKey;
 use rand::rngs::OsRng;
-use sqlx::{
-    SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
+use sqlx::SqlitePool;
 use tokio::sync::{Mutex as AsyncMutex, watch};
-use tributary_ledger::{KnownRoot, Ledger, LedgerError};
+use tributary_ledger::{KnownRoot, Ledger, LedgerError, open_database};
 use tributary_protocol::{
     Commitment, ErrorCode as _, PayerSecret, Price, ProviderDigest, Slot, StreamNote, TicketStatement, UnixTime,
     slot::RatingCrowd,
@@ -265,12 +262,7 @@ impl TicketMaker {
         restored_at: Option<UnixTime>,
     ) -> Result<Self, TicketError> {
         private_file(path)?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full);
-        let store = SqlitePoolOptions::new().max_connections(2).connect_with(options).await?;
+        let store = open_database(path).await?;
         sqlx::raw_sql(SCHEMA).execute(&store).await?;
         if let Some(at) = restored_at {
             sqlx::query(

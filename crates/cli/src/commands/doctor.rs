@@ -2,8 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use alloy::{eips::BlockNumberOrTag, providers::Provider as _};
+use alloy::{
+    eips::BlockNumberOrTag,
+    primitives::keccak256,
+    providers::{DynProvider, Provider as _},
+};
 use serde_json::json;
+use tributary_bindings::{DeploymentManifest, IGroth16Verifier, StreamPool};
 use tributary_prover::{Circuit, Prover};
 use tributary_waku::NodeKey;
 
@@ -11,6 +16,9 @@ use crate::{context::Context, error::CliError};
 
 /// Seconds by which this machine's clock and the chain's may differ.
 const MAX_SKEW: u64 = 60;
+
+/// Chains on which development keys may guard a pool: local ones.
+const DEVELOPMENT_CHAINS: [u64; 2] = [31_337, 1_337];
 
 struct Check {
     name: &'static str,
@@ -67,6 +75,9 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
                 },
             );
         }
+    }
+    if let (Ok(chain), Ok(manifest)) = (&chain, &manifest) {
+        check("verifiers", verifiers(chain, manifest).await);
     }
     for circuit in Circuit::ALL {
         let wanted = manifest.as_ref().ok().map(|m| match circuit {
@@ -133,4 +144,42 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         .collect();
     context.format.emit(&lines.join("\n"), &json!({ "checks": values }));
     if failed > 0 { Err(CliError::Unhealthy { failed, checks: checks.len() }) } else { Ok(()) }
+}
+
+/// The pool asks the verifiers that its manifest names, and these hold the keys that it names (protocol.md §9).
+async fn verifiers(chain: &DynProvider, manifest: &DeploymentManifest) -> Result<String, String> {
+    let pool = StreamPool::new(manifest.pool, chain);
+    let failed = |error: alloy::contract::Error| format!("the pool's verifiers can't be asked: {error}");
+    let of_pool = [
+        pool.TRANSACT_VERIFIER().call().await.map_err(failed)?,
+        pool.CLOSE_VERIFIER().call().await.map_err(failed)?,
+        pool.CLAIM_VERIFIER().call().await.map_err(failed)?,
+        pool.INSERT_VERIFIER().call().await.map_err(failed)?,
+    ];
+    let (addresses, hashes) = (&manifest.verifiers, &manifest.vk_hashes);
+    let named = [
+        (Circuit::Transact, addresses.transact, hashes.transact),
+        (Circuit::Close, addresses.close, hashes.close),
+        (Circuit::Claim, addresses.claim, hashes.claim),
+        (Circuit::Insert, addresses.insert, hashes.insert),
+    ];
+    let mut development = false;
+    for ((circuit, address, hash), asked) in named.into_iter().zip(of_pool) {
+        if asked != address {
+            return Err(format!(
+                "for {circuit} the pool asks {asked}, the manifest names {address}: do not use this pool"
+            ));
+        }
+        let verifier = IGroth16Verifier::new(address, chain);
+        let key = keccak256(verifier.verifyingKey().call().await.map_err(failed)?);
+        if key != hash {
+            return Err(format!("the {circuit} verifier's key is {key}, the manifest's {hash}: do not use this pool"));
+        }
+        development |= verifier.isDevelopmentKey().call().await.map_err(failed)?;
+    }
+    match (development, DEVELOPMENT_CHAINS.contains(&manifest.chain_id)) {
+        (false, _) => Ok("they are the manifest's, with its keys".into()),
+        (true, true) => Ok("they are the manifest's; development keys: not for money".into()),
+        (true, false) => Err("development keys guard this pool, anybody can empty it: do not use it".into()),
+    }
 }

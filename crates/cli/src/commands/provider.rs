@@ -1,22 +1,30 @@
 //! `tributary provider`.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc};
 
-use tributary_market::clock::SystemClock;
-use tributary_market::offer::{RateClass, RateClassId};
-use tributary_protocol::{PoolScope, Price, Rate, Seconds};
-use tributary_prover::Circuit;
+use tributary_client::{ClientStore, Directory, RelaySubmitter};
+use tributary_ledger::{Ledger, SystemClock as ChainClock};
+use tributary_market::{
+    clock::SystemClock,
+    offer::{RateClass, RateClassId},
+    relay::RelayClient,
+    rpc::{CallPolicy, SealedClient},
+};
+use tributary_protocol::{AccountKeys, PoolScope, Price, Rate, Seconds};
+use tributary_prover::{Circuit, Prover};
 use tributary_provider::{
+    claims::{ClaimPlan, Claimer},
     daemon::{Provider, ProviderConfig, ProviderParts},
     free::FreeTierLimits,
     offers::{OfferTimes, SaleTerms},
     service::Registry,
-    store::OnMissing,
 };
 use tributary_service_waku::{StoreConfig, StoreService};
+use tributary_waku::NodeHandle;
+use tributary_wallet::{Origin, Services, Wallet, WalletConfig};
 
 use crate::{
-    commands::{node::announce, relayer::amount, wallet},
+    commands::{node::announce, relayer::amount, wallet::max_fee},
     context::{Context, shutdown_signal},
     error::CliError,
 };
@@ -33,7 +41,9 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         .seed()
         .account(PoolScope { pool: ledger.pool(), account: 0 })
         .map_err(|error| CliError::Input { reason: error.to_string() })?;
-    let prover = context.prover(&[Circuit::Ticket])?;
+    let circuits: &[Circuit] =
+        if settings.claim_every == 0 { &[Circuit::Ticket] } else { &[Circuit::Ticket, Circuit::Claim] };
+    let prover = context.prover(circuits)?;
     let node = context.node(context.node_key()?, true).await?;
 
     let rates = settings
@@ -60,8 +70,6 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     };
     let folder = context.file(FOLDER);
     let mut config = ProviderConfig::new(folder.clone(), terms);
-    // A payee key that never took a ticket has no store yet; once there is one, its loss must be noticed.
-    config.on_missing = if folder.exists() { OnMissing::Refuse } else { OnMissing::NewPayee };
     config.offers = OfferTimes { lifetime: Seconds::new(settings.offer_ttl)?, interval: Seconds::new(10)? };
 
     let topics = node
@@ -84,6 +92,15 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     let mut services = Registry::new();
     services.add(Arc::new(service)).map_err(|error| CliError::Service { reason: error.to_string() })?;
 
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let until = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let claimer = if settings.claim_every == 0 {
+        None
+    } else {
+        Some(claimer(context, &ledger, &prover, &node, keys, until(stopped.clone())).await?)
+    };
     let provider = Provider::start(
         config,
         ProviderParts {
@@ -92,46 +109,61 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
             ticket_key: prover.verifying_key(Circuit::Ticket)?,
             clock: Arc::new(SystemClock),
             services,
-            claimer: None,
+            claimer,
         },
     )
     .await?;
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let until = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
-    };
     let following = tokio::spawn({
         let (ledger, stopped) = (ledger.clone(), stopped.clone());
         async move { ledger.run(until(stopped)).await }
     });
     announce(&node, "provider");
-    let claims = claim_regularly(context, settings.claim_every);
-    let serving = provider.run(until(stopped));
     let ending = async {
         shutdown_signal().await;
         stop.send_replace(true);
     };
-    tokio::select! {
-        ((), ()) = async { tokio::join!(serving, ending) } => {}
-        () = claims => {}
-    }
+    tokio::join!(provider.run(until(stopped)), ending);
     let _ = following.await;
     node.shutdown().await;
     Ok(())
 }
 
-/// Claims every so often; never ends.
-async fn claim_regularly(context: &Context, every: u64) {
-    if every == 0 {
-        return std::future::pending().await;
-    }
-    let mut ticks = tokio::time::interval(Duration::from_secs(every));
-    ticks.tick().await;
-    loop {
-        ticks.tick().await;
-        match wallet::claim_once(context, false).await {
-            Ok(claimed) => tracing::info!(streams = claimed, "claimed"),
-            Err(error) => tracing::warn!(code = error.code(), %error, "a claim failed and is tried again"),
+/// Claims through the relayers that the node hears of. Its wallet is one of its own with the same keys, read from the chain, so that the
+/// wallet's commands can be used beside it.
+async fn claimer(
+    context: &Context,
+    ledger: &Ledger,
+    prover: &Arc<Prover>,
+    node: &NodeHandle,
+    keys: AccountKeys,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> Result<Arc<Claimer>, CliError> {
+    let settings = &context.config.provider;
+    let clock = Arc::new(SystemClock);
+    let folder = context.file(FOLDER);
+    std::fs::create_dir_all(&folder).map_err(|error| CliError::Write { file: folder.clone(), error })?;
+    let services = Services { ledger: ledger.clone(), prover: Arc::clone(prover), clock: Arc::new(ChainClock) };
+    let config = WalletConfig { root_depth: 1, ..WalletConfig::default() };
+    let wallet = Wallet::with_keys(&folder.join("wallet.db"), keys, services, config, Origin::Restored).await?;
+
+    let market = ClientStore::open(&folder.join("market.db")).await?;
+    let directory = Directory::open(node.clone(), market, clock.clone(), ledger.pool()).await?;
+    tokio::spawn({
+        let directory = directory.clone();
+        async move {
+            if let Err(error) = directory.discover(stopped).await {
+                tracing::warn!(code = error.code(), %error, "relayers are not looked for any more");
+            }
         }
-    }
+    });
+    let sealed = SealedClient::new(Arc::new(node.clone()), clock.clone(), CallPolicy::default());
+    let client = RelayClient::new(sealed, clock.clone());
+    let submitter = Arc::new(RelaySubmitter::new(client, directory, max_fee(context)?, true));
+    let plan = ClaimPlan {
+        interval: Some(Seconds::new(settings.claim_every)?),
+        least_gain: amount("provider.least_claim", &settings.least_claim)?,
+        ..ClaimPlan::default()
+    };
+    let price = Price::new(amount("provider.ticket_price", &settings.ticket_price)?.get())?;
+    Ok(Arc::new(Claimer::new(wallet, submitter, clock, plan, price, folder.join("last-claim"))))
 }

@@ -210,33 +210,17 @@ pub(crate) async fn close(context: &Context, args: &Close) -> Result<(), CliErro
 }
 
 pub(crate) async fn claim(context: &Context, args: &Claim) -> Result<(), CliError> {
-    let claimed = claim_report(context, args.direct, args.least.as_deref(), args.wait).await?;
-    context.format.emit(&claimed.1, &claimed.2);
-    Ok(())
-}
-
-/// Claims once; returns the number of streams.
-pub(crate) async fn claim_once(context: &Context, direct: bool) -> Result<usize, CliError> {
-    Ok(claim_report(context, direct, None, 0).await?.0)
-}
-
-async fn claim_report(
-    context: &Context,
-    send_direct: bool,
-    least: Option<&str>,
-    wait: u64,
-) -> Result<(usize, String, serde_json::Value), CliError> {
     let _lock = context.lock()?;
     let buyer = context.buyer_for(&[Circuit::Claim]).await?;
     let wallet = buyer.wallet();
-    if let Some(least) = least {
+    if let Some(least) = &args.least {
         let least = amount_of(least, &wallet.ledger().manifest().token)?;
-        wait_for_claimable(wallet, least, Duration::from_secs(wait)).await?;
+        wait_for_claimable(wallet, least, Duration::from_secs(args.wait)).await?;
     }
     let streams = wallet.worth_claiming().await?;
     let count = streams.len();
     let before = wallet.balance().await?;
-    let sent = send(context, &buyer, Intent::Claim { streams }, send_direct).await?;
+    let sent = send(context, &buyer, Intent::Claim { streams }, args.direct).await?;
     wallet.sync().await?;
     let after = wallet.balance().await?;
     let token = &wallet.ledger().manifest().token;
@@ -249,9 +233,9 @@ async fn claim_report(
         tokens(sent.fee, token.decimals, &token.symbol),
         tokens(got, token.decimals, &token.symbol)
     );
-    let value = sent.json(json!({ "streams": count, "received": got.to_string() }));
+    context.format.emit(&text, &sent.json(json!({ "streams": count, "received": got.to_string() })));
     buyer.node().shutdown().await;
-    Ok((count, text, value))
+    Ok(())
 }
 
 /// Waits, block by block, until `least` can be claimed.

@@ -36,7 +36,7 @@ impl Copy {
         Self { _dir: dir, artifacts }
     }
 
-    fn prove(&self) -> Result<Proof, Error> {
+    pub(super) fn prove(&self) -> Result<Proof, Error> {
         let prover = Prover::load(self.artifacts.dir(), &[Circuit::Ticket])?;
         let prepared = pool().ticket(1, 0).prepare().expect("an honest ticket");
         let proof = prover.prove(Circuit::Ticket, &prepared.inputs)?;
@@ -61,18 +61,18 @@ impl Copy {
     }
 }
 
-fn hash(path: &Path) -> String {
+pub(super) fn hash(path: &Path) -> String {
     Sha256::digest(fs::read(path).expect("a file")).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn edit(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).expect("a file");
     change(&mut bytes);
     fs::write(path, bytes).expect("written");
 }
 
 /// Where a section of a zkey begins.
-fn section(zkey: &[u8], id: u32) -> usize {
+pub(super) fn section(zkey: &[u8], id: u32) -> usize {
     let mut at = 12;
     loop {
         let found = u32::from_le_bytes(zkey[at..at + 4].try_into().expect("4 bytes"));
@@ -295,6 +295,8 @@ fn development_keys_are_deterministic_and_made_once() {
     let mut ceremony = made;
     ceremony.circuits.get_mut("ticket").expect("an entry").development = false;
     fs::write(artifacts.manifest(), serde_json::to_vec(&ceremony).expect("JSON")).expect("written");
+    assert_eq!(run().expect("kept"), [Outcome::Unchanged]);
+    fs::copy(from.r1cs(Circuit::Insert), artifacts.r1cs(Circuit::Ticket)).expect("copied");
     assert_eq!(run().expect_err("kept").code(), "TRB-P033");
     assert_eq!(hash(&artifacts.zkey(Circuit::Ticket)), first);
 }

@@ -2,6 +2,7 @@
 
 mod artefacts;
 mod batches;
+mod ceremony;
 mod rejections;
 mod round_trips;
 mod snarkjs;

@@ -9,19 +9,17 @@ mod net;
 #[path = "../chain/shop.rs"]
 mod shop;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::path::Path;
-use std::sync::Arc;
+mod look;
 
-use parking_lot::Mutex;
-use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use std::collections::{BTreeMap, BTreeSet};
+
+use tracing_subscriber::EnvFilter;
 use tributary_provider::till::{Till, Use};
 use tributary_waku::PeerId;
 use tributary_wallet::tickets::{PayingStream, TicketMaker};
 use tributary_wallet::{Intent, OpenStream};
 
+use crate::look::{Log, database, fields};
 use crate::net::MARGIN;
 use crate::shop::{Shop, pay};
 
@@ -34,46 +32,9 @@ const WIRE_MAY_DIFFER: [&str; 4] = ["1.2.2", "1.2.1.8[0]", "1.2.1.9", "1.2.1.10"
 /// What may differ in the database: the nullifier, and the digest of one-time key and signed request.
 const DATABASE_MAY_DIFFER: [&str; 2] = ["nullifiers.nullifier", "nullifiers.request"];
 
-/// Every field of a protobuf message by its number, whatever the schema says of it.
-fn fields(bytes: &[u8], prefix: &str, out: &mut BTreeMap<String, Vec<u8>>) {
-    let mut at = 0;
-    let varint = |at: &mut usize| {
-        let mut value = 0_u64;
-        for shift in (0..).step_by(7) {
-            let byte = bytes[*at];
-            *at += 1;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                break;
-            }
-        }
-        value
-    };
-    while at < bytes.len() {
-        let tag = varint(&mut at);
-        let name = format!("{prefix}{}", tag >> 3);
-        let value = match tag & 7 {
-            0 => varint(&mut at).to_be_bytes().to_vec(),
-            2 => {
-                let length = usize::try_from(varint(&mut at)).unwrap();
-                at += length;
-                bytes[at - length..at].to_vec()
-            }
-            other => panic!("field {name} has wire type {other}, which no message of this program has"),
-        };
-        if NESTED.contains(&name.as_str()) {
-            fields(&value, &format!("{name}."), out);
-            continue;
-        }
-        // Repeated fields get a place each.
-        let place = (0..).map(|n| format!("{name}[{n}]")).find(|key| !out.contains_key(key)).unwrap();
-        out.insert(place, value);
-    }
-}
-
 fn wire(proof: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let mut out = BTreeMap::new();
-    fields(proof, "", &mut out);
+    fields(proof, "", &NESTED, &mut out);
     // Fields that come once have no place in the lists.
     let repeated = out.keys().any(|key| key == "1.2.1.8[1]");
     assert!(repeated, "the four nullifiers");
@@ -82,45 +43,6 @@ fn wire(proof: &[u8]) -> BTreeMap<String, Vec<u8>> {
             (if key.starts_with("1.2.1.8[") { key } else { key.trim_end_matches("[0]").to_owned() }, value)
         })
         .collect()
-}
-
-/// Each column of each table, its values sorted: rows have no order of their own.
-async fn database(path: &Path) -> BTreeMap<String, Vec<String>> {
-    let mut db = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
-    let columns: Vec<(String, String)> = sqlx::query_as(
-        "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'",
-    )
-    .fetch_all(&mut db)
-    .await
-    .unwrap();
-    let mut out = BTreeMap::new();
-    for (table, column) in columns {
-        let query = format!("SELECT quote(\"{column}\") FROM \"{table}\" ORDER BY 1");
-        let values: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_all(&mut db).await.unwrap();
-        out.insert(format!("{table}.{column}"), values);
-    }
-    db.close().await.unwrap();
-    out
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
 }
 
 /// What a provider saw, kept and said in one run of the history.
@@ -142,7 +64,7 @@ async fn history(
     peer: PeerId,
     log: &Log,
 ) -> Seen {
-    log.0.lock().clear();
+    log.clear();
     let mut config = shop.config();
     config.folder = shop.path(folder).join("provider");
     let (provider, counter) = shop.open_with(config.clone(), None).await.unwrap();
@@ -178,14 +100,12 @@ async fn history(
             .then(|| std::fs::read(entry.path()).unwrap());
         files.insert(name, bytes);
     }
-    let mut lines: Vec<String> = String::from_utf8(log.0.lock().clone()).unwrap().lines().map(str::to_owned).collect();
-    lines.sort();
     Seen {
         proofs: proofs.iter().map(|proof| wire(proof)).collect(),
         answers: answers.iter().map(|status| format!("{status:?}")).collect(),
         database: database(&config.folder.join("nullifiers.db")).await,
         files,
-        log: lines,
+        log: log.lines(),
         nullifiers,
     }
 }

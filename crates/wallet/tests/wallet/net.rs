@@ -31,7 +31,9 @@ pub(crate) const MARGIN: u64 = 30;
 pub(crate) const BURN_BPS: u16 = 100;
 
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    // Crates of several depths use these tests' parts.
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().find(|folder| folder.join("Cargo.lock").exists());
+    workspace.expect("the workspace").to_owned()
 }
 
 /// A chain with the contracts on it, to start others from.
@@ -41,8 +43,12 @@ struct Deployed {
 }
 
 fn anvil() -> AnvilInstance {
-    let program = root().join("node_modules/.bin/anvil");
-    assert!(program.exists(), "anvil is missing: run `npm ci` in the repository root");
+    // Not npm's wrapper: killing that leaves the chain running.
+    let (system, machine) = (std::env::consts::OS, std::env::consts::ARCH);
+    let system = if system == "macos" { "darwin" } else { system };
+    let machine = if machine == "x86_64" { "amd64" } else { "arm64" };
+    let program = root().join(format!("node_modules/@foundry-rs/anvil-{system}-{machine}/bin/anvil"));
+    assert!(program.exists(), "{} is missing: run ./script/setup", program.display());
     Anvil::at(program).chain_id(31_337).spawn()
 }
 
