@@ -6,7 +6,7 @@ use figment::{
     Figment,
     providers::{Env, Format, Serialized, Toml},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::CliError;
 
@@ -71,8 +71,10 @@ pub(crate) struct Waku {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Buyer {
     /// Highest ticket price, in token base units.
+    #[serde(deserialize_with = "number_if_any")]
     pub(crate) max_price: Option<String>,
     /// Highest fee for one relayed transaction, in token base units.
+    #[serde(deserialize_with = "number")]
     pub(crate) max_relay_fee: String,
     /// How candidates are weighed: cheapest, fastest, trusted or private.
     pub(crate) preset: String,
@@ -83,10 +85,13 @@ pub(crate) struct Buyer {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Provider {
     /// Price of one ticket, in token base units.
+    #[serde(deserialize_with = "number")]
     pub(crate) ticket_price: String,
     /// The rate classes, in token base units a second.
+    #[serde(deserialize_with = "numbers")]
     pub(crate) rates: Vec<String>,
     /// What a stream must have paid before its tickets are taken, in token base units.
+    #[serde(deserialize_with = "number")]
     pub(crate) min_streamed: String,
     /// How long after its end a slot's tickets are taken, in seconds.
     pub(crate) carry: u64,
@@ -99,6 +104,7 @@ pub(crate) struct Provider {
     /// How often accrued money is claimed through relayers, in seconds; 0 = only on command.
     pub(crate) claim_every: u64,
     /// What a claim must bring besides its fee, in token base units.
+    #[serde(deserialize_with = "number")]
     pub(crate) least_claim: String,
     /// Store: how long messages are kept, in seconds.
     pub(crate) store_retention: u64,
@@ -109,14 +115,17 @@ pub(crate) struct Provider {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Relayer {
     /// Fee for a transaction that is only sent, in token base units.
+    #[serde(deserialize_with = "number")]
     pub(crate) fee: String,
     /// Fee for a transaction with insertion until its leaves are in the tree, in token base units.
+    #[serde(deserialize_with = "number")]
     pub(crate) fee_with_insertion: String,
     /// Highest gas price that is paid, in wei.
     pub(crate) max_gas_price: u64,
     /// Price of one token base unit in wei, for deciding what pays.
     pub(crate) wei_per_base_unit: u64,
     /// Balance below which a warning is given, in wei.
+    #[serde(deserialize_with = "number")]
     pub(crate) low_balance: String,
 }
 
@@ -209,6 +218,35 @@ impl Config {
         config.chain.password_file = config.chain.password_file.map(|path| resolve(home, &path));
         Ok(config)
     }
+}
+
+/// A number that may be too large for TOML's integers: in quotes or not, as in the environment, where quotes are easily forgotten.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Text(String),
+    Integer(u64),
+}
+
+impl From<Number> for String {
+    fn from(number: Number) -> Self {
+        match number {
+            Number::Text(text) => text,
+            Number::Integer(value) => value.to_string(),
+        }
+    }
+}
+
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Number::deserialize(deserializer).map(Into::into)
+}
+
+fn number_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<Number>::deserialize(deserializer)?.map(Into::into))
+}
+
+fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(Vec::<Number>::deserialize(deserializer)?.into_iter().map(Into::into).collect())
 }
 
 /// Relative paths are meant from the folder of the file that names them.

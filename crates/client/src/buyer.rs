@@ -13,7 +13,7 @@ use tributary_market::{
         buyer::{Direct, NegotiationError, QuoteChannel, Wish, negotiate},
     },
     node::connect,
-    offer::{RateClassId, ServiceId, SignedOffer, UseUnit, VerifiedOffer},
+    offer::{Attributes, RateClassId, ServiceId, SignedOffer, UseUnit, VerifiedOffer},
     relay::{RelayClient, VerifiedAnnouncement},
     rpc::{CallPolicy, SealedClient},
 };
@@ -21,9 +21,9 @@ use tributary_protocol::{Amount, Commitment, PaymentAddress, Price, ProviderDige
 use tributary_reputation::{
     Assessment, AssessmentId, Config as ReputationConfig, Fault, FaultKind, ProviderName, Reputation, Score,
     ServiceName, Subject, Verdict,
-    store::{PageObserved, Reference, ReturnedMessage, StoreAssessor, StoreObservation},
+    store::{Ending, PageObserved, Reference, ReturnedMessage, StoreAssessor, StoreObservation},
 };
-use tributary_waku::{ContentTopic, NodeHandle, PeerId};
+use tributary_waku::{ContentTopic, NodeHandle, PeerId, StoreQueryRequest};
 use tributary_wallet::{
     Intent, OpenStream, Outcome, PayerStream, StreamState, Submitter, Wallet,
     tickets::{PayingStream, TicketMaker},
@@ -32,7 +32,7 @@ use tributary_wallet::{
 use crate::{
     ClientError,
     discover::Directory,
-    query::PaidStore,
+    query::{PagePrice, PaidStore},
     relay::RelaySubmitter,
     store::{ClientStore, Delivery, Purchase},
 };
@@ -52,6 +52,8 @@ pub struct Want {
     pub max_price: Option<Price>,
     /// What matters most.
     pub preset: Preset,
+    /// Providers that are left out.
+    pub ignore: Vec<PeerId>,
 }
 
 /// An agreed quote, as it is kept between negotiation and opening.
@@ -76,6 +78,9 @@ pub struct AgreedTerms {
     /// Unix seconds.
     pub valid_until: u64,
 }
+
+/// Providers that are asked for a quote in one purchase, at the most.
+const MAX_CHOICES: usize = 4;
 
 /// A stream that was opened.
 #[derive(Debug, Clone)]
@@ -245,7 +250,7 @@ impl Buyer {
             max_rate: None,
             min_score: None,
             only: Vec::new(),
-            ignore: Vec::new(),
+            ignore: want.ignore.clone(),
             preset: want.preset,
         };
         let (choice, explanation) = choose::choose(&candidates, &search, now, &mut StdRng::from_entropy());
@@ -253,6 +258,44 @@ impl Buyer {
             self.store.put_choice(choice.offer.peer_id(), "store", self.clock.now()).await?;
         }
         Ok((choice, explanation))
+    }
+
+    /// Steps 2 and 3: chooses, and agrees on a quote with whom was chosen. One that does not answer or refuses is left out, and another one
+    /// is chosen, [`MAX_CHOICES`] times at most. The explanation is the last choice's; no terms when nobody was left.
+    ///
+    /// # Errors
+    /// The last provider's refusal when each one refused; when a database fails.
+    pub async fn agree(&self, want: &Want) -> Result<(Option<(Choice, AgreedTerms)>, Explanation), ClientError> {
+        let mut want = want.clone();
+        let mut refusal = None;
+        loop {
+            let (choice, explanation) = self.choose(&want).await?;
+            let Some(choice) = choice else {
+                return refusal.map_or(Ok((None, explanation)), Err);
+            };
+            match self.negotiate(&choice.offer, choice.rate_class, &want, false).await {
+                Ok(terms) => return Ok((Some((choice, terms)), explanation)),
+                Err(error @ (ClientError::Negotiation(_) | ClientError::Transport(_)))
+                    if want.ignore.len() + 1 < MAX_CHOICES =>
+                {
+                    tracing::info!(code = error.code(), %error, "no agreement: choosing another provider");
+                    want.ignore.push(choice.offer.peer_id());
+                    refusal = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Remembers that a provider did not answer a query that its stream pays for: the next assessment counts it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn unreachable(&self, provider: PeerId, request: &StoreQueryRequest) -> Result<(), ClientError> {
+        let mut delivery = Delivery::begin(provider, request, self.clock.now());
+        delivery.ending = Ending::NoAnswer;
+        self.store.put_delivery(&delivery).await?;
+        Ok(())
     }
 
     /// A provider's score for its Store.
@@ -506,7 +549,14 @@ impl Buyer {
             provider: ProviderDigest::of_peer_id(&purchase.provider.to_bytes()),
             root_depth: u64::from(offer.root_depth),
         };
-        let tickets = u8::try_from(tickets_a_page(&offer)?).unwrap_or(u8::MAX);
+        let page_size = offer.service(&ServiceId::store()).and_then(|service| match &service.attributes {
+            Attributes::Store(store) => Some(store.page_size),
+            _ => None,
+        });
+        let price = PagePrice {
+            tickets: u8::try_from(tickets_a_page(&offer)?).unwrap_or(u8::MAX),
+            page_size: page_size.ok_or_else(|| ClientError::NotSold { what: "Waku Store".into() })?,
+        };
         let paid = PaidStore::new(
             self.node.clone(),
             self.tickets.clone(),
@@ -514,7 +564,7 @@ impl Buyer {
             Arc::clone(&self.clock),
             purchase.provider,
             paying,
-            tickets,
+            price,
         );
         Ok((paid, offer))
     }

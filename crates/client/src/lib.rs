@@ -14,7 +14,7 @@ pub use crate::{
     buyer::{AgreedTerms, Buyer, BuyerParts, Opened, Want, open_reputation, tickets_a_page, verdict_score},
     discover::{Directory, Found},
     error::ClientError,
-    query::{PaidPage, PaidStore, is_replay_refusal, unpaid},
+    query::{PagePrice, PaidPage, PaidStore, is_replay_refusal, unpaid},
     relay::RelaySubmitter,
     store::{ClientStore, DeliveredMessage, DeliveredPage, Delivery, Purchase, SeenMessage, StoredQuote},
 };

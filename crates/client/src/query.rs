@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tributary_market::ticket::{PreparedTicket, Reason, Remedy, Verdict};
 use tributary_protocol::{ProviderDigest, Slot};
-use tributary_reputation::store::{Ending, StoreQuery};
+use tributary_reputation::store::Ending;
 use tributary_waku::{
     Bytes, NodeHandle, PeerId, StoreEntry, StoreQueryRequest, StoreQueryResponse, StoreStatus, Timestamp,
     request_bytes_without_proof,
@@ -37,6 +37,31 @@ pub struct PaidPage {
     pub ticket: MadeTicket,
 }
 
+/// What the provider's offer asks for a page of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PagePrice {
+    /// Tickets for one page, 1 to 4.
+    pub tickets: u8,
+    /// Messages that one page has at the most; a request for more pays for more pages.
+    pub page_size: u32,
+}
+
+impl PagePrice {
+    /// Tickets that one proof holds at the most.
+    const MOST: u64 = 4;
+
+    /// Shortens a request to what one proof can pay for, and says how many tickets it takes.
+    fn fit(self, request: &mut StoreQueryRequest) -> u8 {
+        let (size, each) = (u64::from(self.page_size.max(1)), u64::from(self.tickets.max(1)));
+        let pages = request.effective_limit().div_ceil(size).max(1);
+        let affordable = (Self::MOST / each).max(1);
+        if pages > affordable {
+            request.pagination_limit = Some(affordable * size);
+        }
+        u8::try_from(pages.min(affordable) * each).unwrap_or(u8::MAX)
+    }
+}
+
 /// Pays for Store queries with one stream's tickets.
 #[derive(Debug, Clone)]
 pub struct PaidStore {
@@ -46,11 +71,11 @@ pub struct PaidStore {
     stream: PayingStream,
     ledger: tributary_ledger::Ledger,
     clock: std::sync::Arc<dyn tributary_ledger::Clock>,
-    tickets_a_page: u8,
+    price: PagePrice,
 }
 
 impl PaidStore {
-    /// Queries `provider`, paid from `stream`; `tickets_a_page` as its offer says.
+    /// Queries `provider`, paid from `stream`; `price` as its offer says.
     #[must_use]
     pub fn new(
         node: NodeHandle,
@@ -59,9 +84,9 @@ impl PaidStore {
         clock: std::sync::Arc<dyn tributary_ledger::Clock>,
         provider: PeerId,
         stream: PayingStream,
-        tickets_a_page: u8,
+        price: PagePrice,
     ) -> Self {
-        Self { node, tickets, provider, stream, ledger, clock, tickets_a_page }
+        Self { node, tickets, provider, stream, ledger, clock, price }
     }
 
     /// The stream that pays.
@@ -90,11 +115,12 @@ impl PaidStore {
     /// As [`Self::page`].
     pub async fn page_in(&self, mut request: StoreQueryRequest, slot: Option<Slot>) -> Result<PaidPage, ClientError> {
         request.eligibility_proof = None;
+        let tickets = self.price.fit(&mut request);
         let signed = request_bytes_without_proof(&request);
         for attempt in 1.. {
             let started = Instant::now();
             let slot = slot.map_or_else(|| self.current_slot(), Ok)?;
-            let ticket = self.tickets.take(&self.stream, slot, self.tickets_a_page).await?;
+            let ticket = self.tickets.take(&self.stream, slot, tickets).await?;
             request.eligibility_proof = Some(Bytes::from(pay(&ticket, &self.stream.provider, &signed)));
             let payment = started.elapsed();
             let sent = Instant::now();
@@ -135,22 +161,7 @@ impl PaidStore {
         request: StoreQueryRequest,
         max_pages: u32,
     ) -> (Delivery, Vec<PaidPage>, Option<ClientError>) {
-        let mut delivery = Delivery {
-            id: request.request_id.clone(),
-            provider: self.provider.to_string(),
-            service: "store".into(),
-            query: StoreQuery {
-                pubsub_topic: request.pubsub_topic.map(|topic| topic.to_string()),
-                content_topics: request.content_topics.iter().map(ToString::to_string).collect(),
-                time_start: request.time_start.map(Timestamp::as_nanos),
-                time_end: request.time_end.map(Timestamp::as_nanos),
-            },
-            at: self.clock.now(),
-            exhausted: false,
-            ending: Ending::Answered,
-            pages: Vec::new(),
-            messages: Vec::new(),
-        };
+        let mut delivery = Delivery::begin(self.provider, &request, self.clock.now());
         let mut pages = Vec::new();
         let mut next = Some(request);
         while let Some(request) = next.take() {
@@ -265,4 +276,28 @@ fn pay(ticket: &MadeTicket, provider: &ProviderDigest, signed: &[u8]) -> Vec<u8>
 #[must_use]
 pub const fn is_replay_refusal(reason: Reason) -> bool {
     matches!(reason, Reason::Replayed | Reason::AlreadyServed | Reason::SpentUnserved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fitted(price: PagePrice, limit: Option<u64>) -> (u8, Option<u64>) {
+        let mut request = StoreQueryRequest::new();
+        request.pagination_limit = limit;
+        let tickets = price.fit(&mut request);
+        (tickets, request.pagination_limit)
+    }
+
+    #[test]
+    fn larger_requests_pay_for_more_pages_up_to_what_a_proof_holds() {
+        let price = PagePrice { tickets: 1, page_size: 20 };
+        assert_eq!(fitted(price, None), (1, None));
+        assert_eq!(fitted(price, Some(20)), (1, Some(20)));
+        assert_eq!(fitted(price, Some(21)), (2, Some(21)));
+        assert_eq!(fitted(price, Some(80)), (4, Some(80)));
+        assert_eq!(fitted(price, Some(81)), (4, Some(80)), "shortened");
+        assert_eq!(fitted(PagePrice { tickets: 3, page_size: 10 }, Some(100)), (3, Some(10)));
+        assert_eq!(fitted(PagePrice { tickets: 2, page_size: 50 }, Some(100)), (4, Some(100)));
+    }
 }

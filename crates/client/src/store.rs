@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, SqlitePool};
 use tributary_ledger::open_database;
 use tributary_reputation::store::{Ending, StoreQuery};
-use tributary_waku::{MessageHash, PeerId};
+use tributary_waku::{MessageHash, PeerId, StoreQueryRequest, Timestamp};
 
 use crate::ClientError;
 
@@ -90,6 +90,29 @@ pub struct Delivery {
     pub pages: Vec<DeliveredPage>,
     /// Its messages.
     pub messages: Vec<DeliveredMessage>,
+}
+
+impl Delivery {
+    /// A query that was not answered yet.
+    #[must_use]
+    pub fn begin(provider: PeerId, request: &StoreQueryRequest, at: u64) -> Self {
+        Self {
+            id: request.request_id.clone(),
+            provider: provider.to_string(),
+            service: "store".into(),
+            query: StoreQuery {
+                pubsub_topic: request.pubsub_topic.map(|topic| topic.to_string()),
+                content_topics: request.content_topics.iter().map(ToString::to_string).collect(),
+                time_start: request.time_start.map(Timestamp::as_nanos),
+                time_end: request.time_end.map(Timestamp::as_nanos),
+            },
+            at,
+            exhausted: false,
+            ending: Ending::Answered,
+            pages: Vec::new(),
+            messages: Vec::new(),
+        }
+    }
 }
 
 /// What an open stream was opened for.

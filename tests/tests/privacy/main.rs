@@ -20,7 +20,7 @@ use std::{
 };
 
 use tracing_subscriber::EnvFilter;
-use tributary_client::{PaidPage, PaidStore, unpaid};
+use tributary_client::{PagePrice, PaidPage, PaidStore, unpaid};
 use tributary_market::ticket::Verdict;
 use tributary_protocol::{Circuit, Seconds};
 use tributary_provider::{
@@ -135,7 +135,9 @@ async fn history(
 
     shop.net.clock.set(shop.net.now().await);
     let clock = Arc::new(shop.net.clock.clone());
-    let paid = PaidStore::new(client.clone(), maker.clone(), shop.net.ledger.clone(), clock, node.peer_id(), stream, 1);
+    let price = PagePrice { tickets: 1, page_size: 20 };
+    let paid =
+        PaidStore::new(client.clone(), maker.clone(), shop.net.ledger.clone(), clock, node.peer_id(), stream, price);
     let query = StoreQueryRequest { pagination_forward: true, ..StoreQueryRequest::by_topics(shard(), [topic()]) };
     let (delivery, pages, error) = paid.query(query.clone(), 10).await;
     assert!(error.is_none(), "{error:?}");

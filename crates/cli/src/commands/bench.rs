@@ -38,6 +38,7 @@ pub(crate) async fn run(context: &Context, args: &Bench) -> Result<(), CliError>
         pages_per_slot: u64::from(args.requests) + 1,
         max_price: None,
         preset: Preset::Trusted,
+        ignore: Vec::new(),
     };
     let (choice, explanation) = buyer.choose(&want).await?;
     let Some(choice) = choice else {

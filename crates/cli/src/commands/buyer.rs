@@ -146,6 +146,7 @@ fn want(context: &Context, args: &Choose, duration: u64) -> Result<Want, CliErro
         pages_per_slot: PAGES_PER_SLOT,
         max_price,
         preset: preset.parse().map_err(|reason| CliError::Input { reason })?,
+        ignore: Vec::new(),
     })
 }
 
@@ -285,10 +286,9 @@ pub(crate) async fn buy(context: &Context, args: &Buy) -> Result<(), CliError> {
     let started = Instant::now();
     let buyer = context.buyer().await?;
     let want = want(context, &args.choose, args.duration)?;
-    let (choice, explanation) = buyer.choose(&want).await?;
-    let Some(choice) = choice else { return show_choice(context, true, None, &explanation) };
+    let (agreed, explanation) = buyer.agree(&want).await?;
+    let Some((choice, terms)) = agreed else { return show_choice(context, true, None, &explanation) };
     context.format.progress(&format!("chosen: {}", choice.offer.peer_id()));
-    let terms = buyer.negotiate(&choice.offer, choice.rate_class, &want, false).await?;
     if args.dry_run {
         context.format.emit(&terms_text(&terms), &json!({ "dry_run": true, "terms": terms }));
         return Ok(());
@@ -315,7 +315,10 @@ pub(crate) async fn query(context: &Context, args: &Query) -> Result<(), CliErro
         return result;
     }
     let (paid, offer) = buyer.paid_store(provider).await?;
-    buyer.connect(&offer).await?;
+    if let Err(error) = buyer.connect(&offer).await {
+        buyer.unreachable(offer.peer_id(), &request).await?;
+        return Err(error.into());
+    }
     let following = tokio::spawn({
         let ledger = buyer.wallet().ledger().clone();
         async move { ledger.run(std::future::pending()).await }
