@@ -14,7 +14,12 @@ TRIBUTARY=${DEMO_BINARY:-"$ROOT/target/debug/tributary"}
 start() {
   local name=$1
   shift
-  "$@" >"$NET/logs/$name.log" 2>&1 &
+  # The process itself and no shell around it, so that a signal reaches it.
+  if [ "$1" = as ]; then
+    (EXEC=exec && "$@") >"$NET/logs/$name.log" 2>&1 &
+  else
+    "$@" >"$NET/logs/$name.log" 2>&1 &
+  fi
   PIDS+=($!)
   eval "PID_$name=$!"
 }
@@ -61,7 +66,7 @@ home() {
 as() {
   local name=$1
   shift
-  "$TRIBUTARY" --home "$NET/$name" --password-file "$NET/$name.password" "$@"
+  ${EXEC:-} "$TRIBUTARY" --home "$NET/$name" --password-file "$NET/$name.password" "$@"
 }
 
 # start_chain DIRECTORY: chain with blocks of one second, pool deployed
