@@ -681,7 +681,7 @@ fn subject(provider: PeerId) -> Result<Subject, ClientError> {
 
 fn paying(purchase: &Purchase, stream: &PayerStream, offer: &VerifiedOffer) -> PayingStream {
     PayingStream {
-        note: stream.note.clone(),
+        note: stream.note,
         secret: stream.secret.clone(),
         terms: offer_terms(offer),
         provider: ProviderDigest::of_peer_id(&purchase.provider.to_bytes()),

@@ -236,9 +236,9 @@ pub enum LeaseRefusal {
     #[error("the lease is for {named}, {asking} asks; each peer buys its own")]
     WrongPeer {
         /// Peer in the request.
-        named: PeerId,
+        named: Box<PeerId>,
         /// Who sent it.
-        asking: PeerId,
+        asking: Box<PeerId>,
     },
     /// See [`LeaseReason::UnknownService`].
     #[error("{service} isn't leased here; read the newest offer")]
@@ -406,13 +406,10 @@ pub struct LeaseResponse {
 }
 
 impl LeaseResponse {
-    /// The answer to a request.
+    /// The answer to a request; without a refusal it was granted.
     #[must_use]
-    pub fn new(result: Result<(), &LeaseRefusal>, lease: Option<Lease>, now: UnixTime) -> Self {
-        let status = match result {
-            Ok(()) => crate::ticket::accepted(),
-            Err(refusal) => refusal.status(),
-        };
+    pub fn new(refusal: Option<&LeaseRefusal>, lease: Option<Lease>, now: UnixTime) -> Self {
+        let status = refusal.map_or_else(crate::ticket::accepted, LeaseRefusal::status);
         Self {
             code: status.status_code.unwrap_or_default(),
             description: status.status_desc.unwrap_or_default(),

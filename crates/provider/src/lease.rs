@@ -251,7 +251,7 @@ impl LeaseDesk {
                 book.refused.fetch_add(1, Ordering::Relaxed);
             }
         }
-        LeaseResponse::new(result.as_ref().map(|()| ()), book.and_then(|book| book.lease(&peer, now)), now)
+        LeaseResponse::new(result.as_ref().err(), book.and_then(|book| book.lease(&peer, now)), now)
     }
 
     fn find(&self, service: &ServiceId) -> Result<&(Till, Arc<LeaseBook>), LeaseRefusal> {
@@ -261,7 +261,7 @@ impl LeaseDesk {
 
     async fn buy(&self, peer: PeerId, terms: &LeaseTerms, proof: &[u8]) -> Result<(), LeaseRefusal> {
         if terms.peer != peer {
-            return Err(LeaseRefusal::WrongPeer { named: terms.peer, asking: peer });
+            return Err(LeaseRefusal::WrongPeer { named: Box::new(terms.peer), asking: Box::new(peer) });
         }
         let (till, book) = self.find(&terms.service)?;
         let verifier = till.checker().verifier();
@@ -317,6 +317,6 @@ impl RequestHandler for LeaseDesk {
             _ => return None,
         };
         let now = self.till.checker().now();
-        Some(LeaseResponse::new(Err(&refusal), None, now).encode().into())
+        Some(LeaseResponse::new(Some(&refusal), None, now).encode().into())
     }
 }
