@@ -23,7 +23,7 @@ use tributary_reputation::{
     ServiceName, Subject, Verdict,
     store::{Ending, PageObserved, Reference, ReturnedMessage, StoreAssessor, StoreObservation},
 };
-use tributary_waku::{ContentTopic, NodeHandle, PeerId, StoreQueryRequest};
+use tributary_waku::{ContentTopic, NodeHandle, PeerId, PubsubTopic, StoreQueryRequest};
 use tributary_wallet::{
     Intent, OpenStream, Outcome, PayerStream, StreamState, Submitter, Wallet,
     tickets::{PayingStream, TicketMaker},
@@ -32,9 +32,12 @@ use tributary_wallet::{
 use crate::{
     ClientError,
     discover::Directory,
+    lease::{LeaseBuyer, LeasePlan, PaidFilter},
+    push::PaidLightpush,
     query::{PagePrice, PaidStore},
     relay::RelaySubmitter,
     store::{ClientStore, Delivery, Purchase},
+    tickets::{StreamTickets, TicketSource},
 };
 
 /// What a buyer wants.
@@ -542,13 +545,7 @@ impl Buyer {
     /// [`ClientError::NoStream`].
     pub async fn paid_store(&self, provider: Option<PeerId>) -> Result<(PaidStore, VerifiedOffer), ClientError> {
         let (purchase, stream, offer) = self.stream(provider).await?;
-        let paying = PayingStream {
-            note: stream.note,
-            secret: stream.secret,
-            terms: offer_terms(&offer),
-            provider: ProviderDigest::of_peer_id(&purchase.provider.to_bytes()),
-            root_depth: u64::from(offer.root_depth),
-        };
+        let paying = paying(&purchase, &stream, &offer);
         let page_size = offer.service(&ServiceId::store()).and_then(|service| match &service.attributes {
             Attributes::Store(store) => Some(store.page_size),
             _ => None,
@@ -567,6 +564,85 @@ impl Buyer {
             price,
         );
         Ok((paid, offer))
+    }
+
+    /// Tickets of the running stream that pays a provider, under the terms of the offer it was opened under.
+    ///
+    /// # Errors
+    /// [`ClientError::NoStream`].
+    pub async fn stream_tickets(
+        &self,
+        provider: Option<PeerId>,
+    ) -> Result<(Arc<dyn TicketSource>, VerifiedOffer), ClientError> {
+        let (purchase, stream, offer) = self.stream(provider).await?;
+        let paying = paying(&purchase, &stream, &offer);
+        let clock = Arc::clone(&self.clock);
+        let tickets = StreamTickets::new(self.tickets.clone(), self.wallet.ledger().clone(), clock, paying);
+        Ok((Arc::new(tickets), offer))
+    }
+
+    /// What pays for messages that a provider publishes.
+    ///
+    /// # Errors
+    /// [`ClientError::NoStream`], [`ClientError::NotSold`].
+    pub async fn paid_lightpush(
+        &self,
+        provider: Option<PeerId>,
+    ) -> Result<(PaidLightpush, VerifiedOffer), ClientError> {
+        let (tickets, offer) = self.stream_tickets(provider).await?;
+        let price = offer
+            .service(&ServiceId::lightpush())
+            .and_then(|service| service.price_of(UseUnit::Message))
+            .ok_or_else(|| ClientError::NotSold { what: "Waku Lightpush by the message".into() })?;
+        let count = u8::try_from(price.tickets).unwrap_or(u8::MAX);
+        Ok((PaidLightpush::new(self.node.clone(), offer.peer_id(), tickets, count), offer))
+    }
+
+    /// A lease of `quota` at a provider for this node, not bought yet. It is renewed when half of a slot is left.
+    ///
+    /// # Errors
+    /// [`ClientError::NoStream`], [`ClientError::NotSold`], [`ClientError::LeaseTooLarge`].
+    pub async fn lease(
+        &self,
+        provider: Option<PeerId>,
+        service: ServiceId,
+        quota: u32,
+    ) -> Result<(LeaseBuyer, VerifiedOffer), ClientError> {
+        let (tickets, offer) = self.stream_tickets(provider).await?;
+        let length = tickets.clock().slot_length();
+        let count = offer
+            .service(&service)
+            .and_then(|sold| sold.lease_tickets(quota, length))
+            .ok_or_else(|| ClientError::NotSold { what: format!("{service} by the slot") })?;
+        let count = match u8::try_from(count) {
+            Ok(count) if (1..=4).contains(&count) => count,
+            _ => return Err(ClientError::LeaseTooLarge { quota, tickets: count }),
+        };
+        let plan = LeasePlan {
+            provider: offer.peer_id(),
+            addresses: offer.multiaddrs.clone(),
+            service,
+            quota,
+            tickets: count,
+            ahead: Seconds::new(length.get().div_ceil(2))?,
+        };
+        Ok((LeaseBuyer::new(self.node.clone(), plan, tickets), offer))
+    }
+
+    /// A Filter subscription with its lease, kept up in the background.
+    ///
+    /// # Errors
+    /// As [`Self::lease`], and [`ClientError::NoLease`], [`ClientError::Filter`].
+    pub async fn paid_filter(
+        &self,
+        provider: Option<PeerId>,
+        pubsub_topic: PubsubTopic,
+        content_topics: Vec<ContentTopic>,
+    ) -> Result<PaidFilter, ClientError> {
+        let quota = u32::try_from(content_topics.len()).unwrap_or(u32::MAX);
+        let (buyer, offer) = self.lease(provider, ServiceId::filter(), quota).await?;
+        self.connect(&offer).await?;
+        PaidFilter::open(&self.node, Arc::new(buyer), pubsub_topic, content_topics).await
     }
 
     /// Connects to a provider by the addresses of its offer.
@@ -651,6 +727,16 @@ pub fn verdict_score(assessment: &Assessment) -> Option<f64> {
 
 fn subject(provider: PeerId) -> Result<Subject, ClientError> {
     Ok(Subject { provider: ProviderName::new(provider.to_string())?, service: ServiceName::new("store")? })
+}
+
+fn paying(purchase: &Purchase, stream: &PayerStream, offer: &VerifiedOffer) -> PayingStream {
+    PayingStream {
+        note: stream.note,
+        secret: stream.secret.clone(),
+        terms: offer_terms(offer),
+        provider: ProviderDigest::of_peer_id(&purchase.provider.to_bytes()),
+        root_depth: u64::from(offer.root_depth),
+    }
 }
 
 fn offer_terms(offer: &VerifiedOffer) -> tributary_protocol::ticket::OfferTerms {

@@ -123,6 +123,29 @@ pub enum ClientError {
     /// A query failed.
     #[error(transparent)]
     Store(#[from] tributary_waku::StoreError),
+    /// A message was not published by a service node.
+    #[error(transparent)]
+    LightPush(#[from] tributary_waku::LightPushError),
+    /// A subscription failed.
+    #[error(transparent)]
+    Filter(#[from] tributary_waku::FilterError),
+    /// An answer is malformed.
+    #[error(transparent)]
+    Wire(#[from] tributary_market::wire::WireError),
+    /// No lease could be bought.
+    #[error("no lease was bought: {reason}")]
+    NoLease {
+        /// What the provider or the wallet said last.
+        reason: String,
+    },
+    /// The lease takes more tickets than a proof holds.
+    #[error("a quota of {quota} takes {tickets} tickets, a proof holds 4: lease less")]
+    LeaseTooLarge {
+        /// The quota.
+        quota: u32,
+        /// Tickets that it takes.
+        tickets: u64,
+    },
     /// A topic is malformed.
     #[error(transparent)]
     Topic(#[from] tributary_waku::TopicError),
@@ -175,6 +198,11 @@ impl ClientError {
             Self::Dial(_) => "TRB-C021",
             Self::Publish(_) => "TRB-C022",
             Self::Store(error) => error.code(),
+            Self::LightPush(error) => error.code(),
+            Self::Filter(error) => error.code(),
+            Self::Wire(error) => error.code(),
+            Self::NoLease { .. } => "TRB-C016",
+            Self::LeaseTooLarge { .. } => "TRB-C017",
             Self::Topic(_) => "TRB-C023",
             Self::Range(_) => "TRB-C024",
             Self::Slot(_) => "TRB-C025",

@@ -9,6 +9,7 @@ pub mod book;
 pub mod choose;
 pub mod clock;
 pub mod envelope;
+pub mod lease;
 pub mod negotiate;
 pub mod node;
 pub mod offer;

@@ -41,6 +41,11 @@ const MAX_TOPIC_BYTES: usize = 256;
 const MAX_SERVICE_ID: usize = 64;
 const MAX_ROOT_DEPTH: u32 = 1024;
 const MAX_PAGE_SIZE: u64 = 1000;
+const MAX_PAYLOAD: u64 = 1 << 20;
+/// Longest grace of a lease, seconds.
+pub const MAX_LEASE_GRACE: u64 = 600;
+/// Largest quota that an offer may name for a lease.
+pub const MAX_LEASE_QUOTA: u32 = 1 << 20;
 /// Tickets in one proof.
 const MAX_TICKETS_PER_USE: u64 = 1 << 20;
 
@@ -192,6 +197,18 @@ impl ServiceId {
         Self("store".into())
     }
 
+    /// The usual id of a Waku Filter.
+    #[must_use]
+    pub fn filter() -> Self {
+        Self("filter".into())
+    }
+
+    /// The usual id of a Waku Lightpush.
+    #[must_use]
+    pub fn lightpush() -> Self {
+        Self("lightpush".into())
+    }
+
     /// The id's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -276,6 +293,8 @@ pub enum UseUnit {
     KilotokenOut,
     /// One message.
     Message,
+    /// One content topic for one minute.
+    TopicMinute,
 }
 
 impl UseUnit {
@@ -288,6 +307,7 @@ impl UseUnit {
             Self::KilotokenIn => proto::UseUnit::KilotokenIn,
             Self::KilotokenOut => proto::UseUnit::KilotokenOut,
             Self::Message => proto::UseUnit::Message,
+            Self::TopicMinute => proto::UseUnit::TopicMinute,
         }
     }
 
@@ -302,6 +322,7 @@ impl UseUnit {
             proto::UseUnit::KilotokenIn => Self::KilotokenIn,
             proto::UseUnit::KilotokenOut => Self::KilotokenOut,
             proto::UseUnit::Message => Self::Message,
+            proto::UseUnit::TopicMinute => Self::TopicMinute,
         })
     }
 }
@@ -347,6 +368,48 @@ impl StoreAttributes {
     }
 }
 
+/// How a service is sold by the slot ([`crate::lease`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseSale {
+    /// The unit that the price is counted in. With [`UseUnit::TopicMinute`] and [`UseUnit::Minute`] the quota counts for each minute of the slot.
+    pub unit: UseUnit,
+    /// Largest quota of a peer in one slot, 1 to [`MAX_LEASE_QUOTA`].
+    pub max_quota: u32,
+    /// How long the service goes on after the last leased slot, at most [`MAX_LEASE_GRACE`].
+    pub grace: Seconds,
+}
+
+impl LeaseSale {
+    /// Units that `quota` takes in a slot of this length; a begun minute counts whole.
+    #[must_use]
+    pub fn units(&self, quota: u32, slot_length: Seconds) -> u64 {
+        match self.unit {
+            UseUnit::TopicMinute | UseUnit::Minute => u64::from(quota).saturating_mul(slot_length.get().div_ceil(60)),
+            _ => u64::from(quota),
+        }
+    }
+}
+
+/// Attributes of a Waku Filter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterAttributes {
+    /// Pubsub topics served, at least one.
+    pub pubsub_topics: Vec<String>,
+    /// How it is sold. The quota is content topics.
+    pub lease: Option<LeaseSale>,
+}
+
+/// Attributes of a Waku Lightpush.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LightpushAttributes {
+    /// Pubsub topics served, at least one.
+    pub pubsub_topics: Vec<String>,
+    /// How it is sold by the slot, if it is. The quota is messages.
+    pub lease: Option<LeaseSale>,
+    /// Largest payload, bytes.
+    pub max_payload: u32,
+}
+
 /// What a service is, by family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -354,6 +417,10 @@ impl StoreAttributes {
 pub enum Attributes {
     /// Waku Store.
     Store(StoreAttributes),
+    /// Waku Filter.
+    Filter(FilterAttributes),
+    /// Waku Lightpush.
+    Lightpush(LightpushAttributes),
     /// A family that this version doesn't know. It can't be bought with it.
     Unknown,
 }
@@ -374,6 +441,23 @@ impl Service {
     #[must_use]
     pub fn price_of(&self, unit: UseUnit) -> Option<UsePrice> {
         self.uses.iter().copied().find(|price| price.unit == unit)
+    }
+
+    /// How it is sold by the slot, if it is.
+    #[must_use]
+    pub fn lease(&self) -> Option<LeaseSale> {
+        match &self.attributes {
+            Attributes::Filter(filter) => filter.lease,
+            Attributes::Lightpush(lightpush) => lightpush.lease,
+            Attributes::Store(_) | Attributes::Unknown => None,
+        }
+    }
+
+    /// Tickets that a lease of `quota` takes in a slot of this length; `None` when none is sold.
+    #[must_use]
+    pub fn lease_tickets(&self, quota: u32, slot_length: Seconds) -> Option<u64> {
+        let sale = self.lease()?;
+        self.price_of(sale.unit)?.tickets_for(sale.units(quota, slot_length))
     }
 }
 
@@ -719,9 +803,34 @@ fn service_to_proto(service: &Service) -> proto::Service {
                 content_topics: store.content_topics.clone(),
                 page_size: store.page_size,
             })),
+            Attributes::Filter(filter) => Some(proto::service::Attributes::Filter(proto::Filter {
+                pubsub_topics: filter.pubsub_topics.clone(),
+                lease: filter.lease.map(lease_to_proto),
+            })),
+            Attributes::Lightpush(lightpush) => Some(proto::service::Attributes::Lightpush(proto::Lightpush {
+                pubsub_topics: lightpush.pubsub_topics.clone(),
+                lease: lightpush.lease.map(lease_to_proto),
+                max_payload: lightpush.max_payload,
+            })),
             Attributes::Unknown => None,
         },
     }
+}
+
+fn lease_to_proto(lease: LeaseSale) -> proto::LeaseSale {
+    proto::LeaseSale {
+        unit: lease.unit.to_proto().into(),
+        max_quota: lease.max_quota,
+        grace: u32::try_from(lease.grace.get()).unwrap_or(u32::MAX),
+    }
+}
+
+/// A lease in a unit that this version doesn't know can't be bought with it.
+fn lease_from_proto(lease: Option<&proto::LeaseSale>) -> Result<Option<LeaseSale>, WireError> {
+    let Some(lease) = lease else { return Ok(None) };
+    wire::in_range("lease.max_quota", u64::from(lease.max_quota), 1, u64::from(MAX_LEASE_QUOTA))?;
+    let grace = seconds("lease.grace", u64::from(lease.grace), MAX_LEASE_GRACE)?;
+    Ok(UseUnit::from_proto(lease.unit).map(|unit| LeaseSale { unit, max_quota: lease.max_quota, grace }))
 }
 
 fn service_from_proto(service: &proto::Service) -> Result<Service, WireError> {
@@ -746,6 +855,18 @@ fn service_from_proto(service: &proto::Service) -> Result<Service, WireError> {
             page_size: {
                 wire::in_range("store.page_size", u64::from(store.page_size), 1, MAX_PAGE_SIZE)?;
                 store.page_size
+            },
+        }),
+        Some(proto::service::Attributes::Filter(filter)) => Attributes::Filter(FilterAttributes {
+            pubsub_topics: topics("filter.pubsub_topics", &filter.pubsub_topics, 1, MAX_PUBSUB_TOPICS)?,
+            lease: lease_from_proto(filter.lease.as_ref())?,
+        }),
+        Some(proto::service::Attributes::Lightpush(lightpush)) => Attributes::Lightpush(LightpushAttributes {
+            pubsub_topics: topics("lightpush.pubsub_topics", &lightpush.pubsub_topics, 1, MAX_PUBSUB_TOPICS)?,
+            lease: lease_from_proto(lightpush.lease.as_ref())?,
+            max_payload: {
+                wire::in_range("lightpush.max_payload", u64::from(lightpush.max_payload), 1, MAX_PAYLOAD)?;
+                lightpush.max_payload
             },
         }),
         None => Attributes::Unknown,

@@ -204,6 +204,12 @@ impl Reason {
         }
     }
 
+    /// The reason with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
     /// What the buyer does about it.
     #[must_use]
     pub const fn remedy(self) -> Remedy {
@@ -542,17 +548,27 @@ impl Verdict {
             return Self::Accepted;
         }
         match Reason::from_status_code(code) {
-            Some(reason) => Self::Refused {
-                reason,
-                offer: description
-                    .split_once("offer=")
-                    .and_then(|(_, rest)| rest.get(..64))
-                    .and_then(|digits| hex::decode(digits).ok())
-                    .and_then(|bytes| OfferId::from_bytes(&bytes).ok()),
-                description,
-            },
+            Some(reason) => Self::refused(reason, description),
             None => Self::Unknown { code, description },
         }
+    }
+
+    /// Reads the description of a refusal whose protocol has no field for the reason's number (lightpush, Filter): the name before the first
+    /// colon tells. A name that isn't known is [`Reason::PaymentRequired`].
+    #[must_use]
+    pub fn read_named(description: &str) -> Self {
+        let description: String = description.chars().filter(|c| !c.is_control()).take(512).collect();
+        let reason = description.split_once(':').and_then(|(name, _)| Reason::from_name(name));
+        Self::refused(reason.unwrap_or(Reason::PaymentRequired), description)
+    }
+
+    fn refused(reason: Reason, description: String) -> Self {
+        let offer = description
+            .split_once("offer=")
+            .and_then(|(_, rest)| rest.get(..64))
+            .and_then(|digits| hex::decode(digits).ok())
+            .and_then(|bytes| OfferId::from_bytes(&bytes).ok());
+        Self::Refused { reason, offer, description }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tributary_ledger::{Ledger, LedgerError};
 use tributary_market::clock::Clock;
 use tributary_market::envelope::Signer;
+use tributary_market::lease as lease_protocol;
 use tributary_market::negotiate;
 use tributary_market::negotiate::policy::{
     AttributesPolicy, CapacityPolicy, DurationPolicy, FairnessPolicy, LoadPolicy, Policy, PricePolicy, StartPolicy,
@@ -30,6 +31,7 @@ use crate::batch::BatchLimits;
 use crate::chain::{ChainView, LedgerView};
 use crate::check::{CheckCounters, CheckerError, TicketChecker};
 use crate::claims::{ClaimError, ClaimReport, Claimer, StreamSummary};
+use crate::lease::{LeaseCounters, LeaseDesk};
 use crate::offers::{OfferContent, OfferPublisher, OfferTimes, PublishError, SaleTerms};
 use crate::service::{Registry, ServiceError};
 use crate::store::{NullifierStore, OnMissing, StoreError, StoreOptions};
@@ -203,6 +205,8 @@ pub struct ProviderSnapshot {
     pub tickets: CheckCounters,
     /// Each service's till.
     pub services: BTreeMap<String, TillCounters>,
+    /// Leases of each service that is sold by the slot.
+    pub leases: BTreeMap<String, LeaseCounters>,
     /// Name of the current offer.
     pub offer: Option<OfferId>,
     /// Its number.
@@ -350,6 +354,11 @@ impl Provider {
         for (service, till) in self.services.iter().zip(&self.tills) {
             service.start(till.clone()).await?;
         }
+        let leased = self.services.iter().zip(&self.tills);
+        let leased = leased.filter_map(|(service, till)| Some((till.clone(), service.leases()?))).collect();
+        if let Some(desk) = LeaseDesk::new(leased) {
+            desk.serve(&self.node).await?;
+        }
         serve_quotes(&self.node, Arc::clone(&self.negotiator)).await?;
         let handler = Arc::clone(&self.negotiator) as Arc<dyn SealedHandler>;
         let sealed = Arc::new(SealedServer::new(transport, clock, secret, handler, ServerLimits::default()));
@@ -373,12 +382,15 @@ impl Provider {
         Ok(())
     }
 
-    /// Does what is due: publishes the offer, forgets slots that are over, looks for streams. Called each second by [`Self::run`]; tests call it
+    /// Does what is due: turns the services, publishes the offer, forgets slots that are over, looks for streams. Called each second by [`Self::run`]; tests call it
     /// themselves. Claims on schedule are [`Self::claim_if_due`].
     ///
     /// # Errors
     /// The first failure; the rest is done all the same, and calling again tries again.
     pub async fn turn(&self) -> Result<(), ProviderError> {
+        for service in self.services.iter() {
+            service.turn().await;
+        }
         let care = self.care().await;
         match self.publisher.turn().await {
             // Nobody is connected yet, say. The offer stands, and the next turn publishes it.
@@ -463,6 +475,7 @@ impl Provider {
     /// Closes the services and the nullifier store, and answers no more requests for quotes. Safe to call twice.
     pub async fn stop(&self) {
         let _ = self.node.unserve(negotiate::PROTOCOL).await;
+        let _ = self.node.unserve(lease_protocol::PROTOCOL).await;
         for service in self.services.iter() {
             service.stop().await;
         }
@@ -496,6 +509,12 @@ impl Provider {
         ProviderSnapshot {
             tickets: self.checker.counters(),
             services: self.tills.iter().map(|t| (t.service().to_string(), t.counters())).collect(),
+            leases: self
+                .services
+                .iter()
+                .filter_map(|s| s.leases())
+                .map(|book| (book.service().to_string(), book.counters()))
+                .collect(),
             offer: offer.as_ref().map(|o| o.id()),
             offer_sequence: offer.as_ref().map(|o| o.sequence),
             offer_published: self.publisher.published_at(),

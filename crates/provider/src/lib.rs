@@ -1,7 +1,8 @@
 //! Verifies tickets, serves what they buy, and claims from the streams that pay.
 //!
 //! A [`check::TicketChecker`] takes a proof of payment through every check, cheapest first, and stores its nullifiers durably before
-//! anything is served. Each [`service::Service`] admits its uses at a [`till::Till`].
+//! anything is served. Each [`service::Service`] admits its uses at a [`till::Till`]; a
+//! [`lease::LeaseDesk`] sells services by the slot.
 //! [`daemon::Provider`] puts it together with offers and quotes.
 
 pub mod batch;
@@ -11,6 +12,7 @@ pub mod claims;
 pub mod daemon;
 mod files;
 pub mod free;
+pub mod lease;
 pub mod offers;
 pub mod service;
 pub mod store;

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use tributary_market::offer::{self, ServiceId};
 
 use crate::free::FreeTierLimits;
+use crate::lease::LeaseBook;
 use crate::till::Till;
 
 /// Why a service can't start or stop.
@@ -41,6 +42,14 @@ pub trait Service: Debug + Send + Sync + 'static {
 
     /// Closes the service; uses at work may finish.
     async fn stop(&self);
+
+    /// The book that its leases are sold from; `None` for a service that is not sold by the slot.
+    fn leases(&self) -> Option<Arc<LeaseBook>> {
+        None
+    }
+
+    /// Does what is due: ends what isn't paid for any more. The provider calls it each second.
+    async fn turn(&self) {}
 }
 
 /// The services of one provider, by their ids in the offer.

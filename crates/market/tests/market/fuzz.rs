@@ -4,6 +4,7 @@ use prost::Message as _;
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use tributary_market::envelope::{self, PayloadType};
+use tributary_market::lease::{Lease, LeaseRequest, LeaseResponse, LeaseTerms, LeasedSlot};
 use tributary_market::negotiate::buyer::verify_answer;
 use tributary_market::negotiate::{QuoteRequest, RequestId, Wanted};
 use tributary_market::offer::{OfferContext, RateClassId, ServiceId, SignedOffer};
@@ -144,4 +145,31 @@ fn tickets() {
         let _ = verifier.decode_paid_request(&changed, 1 << 16);
     }
     assert!(understood > 0);
+}
+
+#[test]
+fn leases() {
+    let (peer, service) = (key(1).public().to_peer_id(), ServiceId::filter());
+    let terms = LeaseTerms { peer, service: service.clone(), slot_start: now(), quota: 10 };
+    let request = LeaseRequest::Buy { terms, eligibility_proof: vec![7; 650] }.encode();
+    let slots = vec![LeasedSlot { start: now(), quota: 10, used: 1 }];
+    let lease = Lease { service, slots, until: time(NOW + 75), grace: seconds(15) };
+    let response = LeaseResponse::new(None, Some(lease), now()).encode();
+    let mut rng = rng();
+    let mut understood = [0; 2];
+    for _ in 0..ROUNDS {
+        match LeaseRequest::decode(&mutate(&request, &mut rng)) {
+            Ok(read) => {
+                understood[0] += 1;
+                assert_eq!(LeaseRequest::decode(&read.encode()).unwrap(), read);
+            }
+            Err(refusal) => assert!(["TRB-M451", "TRB-M452"].contains(&refusal.code())),
+        }
+        if let Ok(read) = LeaseResponse::decode(&mutate(&response, &mut rng)) {
+            understood[1] += 1;
+            let _ = read.verdict();
+            assert_eq!(LeaseResponse::decode(&read.encode()).unwrap(), read);
+        }
+    }
+    assert!(understood.iter().all(|n| *n > 0), "{understood:?}");
 }

@@ -108,3 +108,35 @@ numbers.writeUInt32BE(terms.load_cap, 20);
 const length = Buffer.from([service.length >> 8, service.length & 0xff]);
 const termsBytes = Buffer.concat([Buffer.from('tributary.terms.v1'), bytes(terms.offer_id), length, service, numbers]);
 assert.equal(sha256(termsBytes).toString('hex'), terms.hash);
+
+// What a lease's ticket signs, and the request that carries it.
+const { lease } = vectors;
+const alphabet = '123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz';
+const number = [...lease.peer_id].reduce((sum, digit) => sum * 58n + BigInt(alphabet.indexOf(digit)), 0n);
+// A PeerId of an Ed25519 key has 38 bytes, the first of them zero.
+const peer = bytes(number.toString(16).padStart(76, '0'));
+const leased = Buffer.from(lease.service);
+const u16 = (value) => Buffer.from([value >> 8, value & 0xff]);
+const slotAndQuota = Buffer.alloc(12);
+slotAndQuota.writeBigUInt64BE(BigInt(lease.slot_start), 0);
+slotAndQuota.writeUInt32BE(lease.quota, 8);
+const leaseParts = [u16(peer.length), peer, u16(leased.length), leased, slotAndQuota];
+assert.equal(Buffer.concat([Buffer.from('tributary.lease.v1'), ...leaseParts]).toString('hex'), lease.signed);
+const uvarint = (value) => {
+  const out = [];
+  for (let rest = BigInt(value); ; rest >>= 7n) {
+    out.push(Number(rest & 0x7fn) | (rest > 0x7fn ? 0x80 : 0));
+    if (rest <= 0x7fn) return Buffer.from(out);
+  }
+};
+const field = (tag, data) => Buffer.concat([uvarint((tag << 3) | 2), uvarint(data.length), data]);
+const numeric = (tag, value) => Buffer.concat([uvarint(tag << 3), uvarint(value)]);
+const buy = Buffer.concat([
+  field(1, peer),
+  field(2, leased),
+  numeric(3, lease.slot_start),
+  numeric(4, lease.quota),
+  field(5, bytes(lease.eligibility_proof)),
+]);
+assert.equal(Buffer.concat([numeric(1, 1), field(2, buy)]).toString('hex'), lease.buy);
+assert.equal(Buffer.concat([numeric(1, 1), field(3, field(1, leased))]).toString('hex'), lease.query);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
+use tributary_market::lease::{Lease, LeaseRequest, LeaseResponse, LeaseTerms, LeasedSlot};
 use tributary_market::negotiate::{QuoteRequest, RequestId, Terms, Wanted};
 use tributary_market::offer::{OfferId, RateClassId, ServiceId};
 use tributary_market::sealed::{self, EncryptionSecret};
@@ -45,7 +46,34 @@ fn vectors() -> Value {
     let secret = EncryptionSecret::derive(&identity);
     let sealed_box = sealed::seal(&secret.public(), b"context", b"message", &mut rng).unwrap();
     assert_eq!(secret.open(b"context", &sealed_box).unwrap(), b"message");
+    let lease = LeaseTerms {
+        peer: provider.public().to_peer_id(),
+        service: ServiceId::filter(),
+        slot_start: time(NOW),
+        quota: 10,
+    };
+    let buy = LeaseRequest::Buy { terms: lease.clone(), eligibility_proof: b"proof".to_vec() };
+    let query = LeaseRequest::Query { service: ServiceId::filter() };
+    let slots = [(NOW, 10, 4), (NOW + 60, 20, 0)].map(|(at, quota, used)| LeasedSlot { start: time(at), quota, used });
+    let granted =
+        Lease { service: ServiceId::filter(), slots: slots.to_vec(), until: time(NOW + 135), grace: seconds(15) };
+    let response = LeaseResponse::new(None, Some(granted), time(NOW + 5));
+    for request in [&buy, &query] {
+        assert_eq!(LeaseRequest::decode(&request.encode()).unwrap(), *request);
+    }
+    assert_eq!(LeaseResponse::decode(&response.encode()).unwrap(), response);
     json!({
+        "lease": {
+            "peer_id": lease.peer.to_string(),
+            "service": "filter",
+            "slot_start": NOW,
+            "quota": 10,
+            "signed": hex::encode(lease.signing_bytes()),
+            "eligibility_proof": hex::encode(b"proof"),
+            "buy": hex::encode(buy.encode()),
+            "query": hex::encode(query.encode()),
+            "response": hex::encode(response.encode()),
+        },
         "offer": {
             "ed25519_secret": hex::encode([1; 32]),
             "peer_id": provider.public().to_peer_id().to_string(),

@@ -1,12 +1,9 @@
 //! Waku Store, sold by the page.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tributary_market::offer::{Attributes, Service as OfferService, ServiceId, StoreAttributes, UsePrice, UseUnit};
 use tributary_market::ticket::{self, TicketRefusal};
@@ -15,14 +12,11 @@ use tributary_provider::free::FreeTierLimits;
 use tributary_provider::service::{Service, ServiceError};
 use tributary_provider::till::{Admission, Till, Use};
 use tributary_waku::{
-    Bytes, EligibilityStatus, GatedQuery, MAX_PAGE_LIMIT, NodeHandle, StoreGate, StoreOutcome, StoreQueryRequest,
-    StoreStatus, StoreVerdict,
+    EligibilityStatus, GatedQuery, MAX_PAGE_LIMIT, NodeHandle, StoreGate, StoreOutcome, StoreQueryRequest, StoreStatus,
+    StoreVerdict,
 };
 
-/// Paid queries between their admission and their answer, at most. The node answers fewer at a time; more means that answers were lost.
-const MAX_PENDING: usize = 1024;
-/// After this long an answer isn't coming any more: longer than the node lets a query run.
-const PENDING_TIME: Duration = Duration::from_secs(120);
+use crate::pending::PendingUses;
 
 /// How an archive is sold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +137,12 @@ impl Service for StoreService {
 
     async fn start(&self, till: Till) -> Result<(), ServiceError> {
         let gate = self.gate.get_or_init(|| {
-            Arc::new(Gate { till, price: self.price, page_size: self.config.page_size, pending: Mutex::default() })
+            Arc::new(Gate {
+                till,
+                price: self.price,
+                page_size: self.config.page_size,
+                pending: PendingUses::default(),
+            })
         });
         if self.node.set_store_gate(Some(Arc::clone(gate) as Arc<dyn StoreGate>)) {
             Ok(())
@@ -183,14 +182,7 @@ struct Gate {
     till: Till,
     price: UsePrice,
     page_size: u32,
-    /// Admitted queries whose answer is being made, by their proof: a proof is admitted once.
-    pending: Mutex<HashMap<Bytes, Pending>>,
-}
-
-#[derive(Debug)]
-struct Pending {
-    admission: Admission,
-    since: std::time::Instant,
+    pending: PendingUses,
 }
 
 impl Gate {
@@ -198,18 +190,6 @@ impl Gate {
     fn tickets(&self, request: &StoreQueryRequest) -> u64 {
         let pages = request.effective_limit().div_ceil(u64::from(self.page_size));
         self.price.tickets_for(pages).unwrap_or(u64::MAX)
-    }
-
-    fn keep(&self, proof: &Bytes, admission: Admission) {
-        let now = std::time::Instant::now();
-        let mut pending = self.pending.lock();
-        if pending.len() >= MAX_PENDING {
-            // Dropping an admission marks its ticket as failed.
-            pending.retain(|_, p| now.duration_since(p.since) < PENDING_TIME);
-        }
-        if pending.len() < MAX_PENDING {
-            pending.insert(proof.clone(), Pending { admission, since: now });
-        }
     }
 }
 
@@ -221,7 +201,7 @@ impl StoreGate for Gate {
             Ok(Admission::Free) => StoreVerdict::Allow { eligibility: None },
             Ok(paid @ Admission::Paid(_)) => {
                 if let Some(proof) = &query.eligibility_proof {
-                    self.keep(proof, paid);
+                    self.pending.keep(proof, paid);
                 }
                 StoreVerdict::Allow { eligibility: Some(status(ticket::accepted())) }
             }
@@ -231,15 +211,7 @@ impl StoreGate for Gate {
 
     async fn served(&self, query: &GatedQuery, outcome: StoreOutcome) {
         let Some(proof) = &query.eligibility_proof else { return };
-        let Some(Pending { admission, .. }) = self.pending.lock().remove(proof) else { return };
-        let settled = if outcome.status.is_success() {
-            self.till.served(admission).await
-        } else {
-            self.till.failed(admission).await
-        };
-        if let Err(error) = settled {
-            tracing::error!(code = error.code(), %error, "what became of a paid query could not be written");
-        }
+        self.pending.settle(&self.till, proof, outcome.status.is_success()).await;
     }
 }
 

@@ -38,6 +38,8 @@ pub struct GatedSubscribe {
     pub pubsub_topic: PubsubTopic,
     /// The content topics, 1 to 100.
     pub content_topics: Vec<ContentTopic>,
+    /// Pairs of shard and content topic that the peer is subscribed to in all, if this is allowed.
+    pub criteria: usize,
 }
 
 /// The gate's decision.
@@ -144,6 +146,23 @@ impl FilterServer {
         self.lock().remove(peer).is_some()
     }
 
+    /// Subscribed peers and how many pairs of shard and content topic each has.
+    pub(crate) fn subscribers(&self) -> Vec<(PeerId, usize)> {
+        let now = self.clock.monotonic();
+        let subscribers = self.lock();
+        let live = subscribers.iter().filter(|(_, subscriber)| subscriber.expires > now);
+        live.map(|(peer, subscriber)| (*peer, subscriber.criteria.len())).collect()
+    }
+
+    fn criteria_with(&self, peer: &PeerId, pubsub_topic: PubsubTopic, content_topics: &[ContentTopic]) -> usize {
+        let now = self.clock.monotonic();
+        let subscribers = self.lock();
+        let known = subscribers.get(peer).filter(|subscriber| subscriber.expires > now).map(|s| &s.criteria);
+        let wanted: HashSet<_> = content_topics.iter().map(|topic| (pubsub_topic, topic.clone())).collect();
+        let new = wanted.iter().filter(|c| known.is_none_or(|known| !known.contains(c))).count();
+        known.map_or(0, HashSet::len) + new
+    }
+
     /// Ends all subscriptions.
     pub(crate) fn clear(&self) {
         self.lock().clear();
@@ -232,7 +251,8 @@ impl FilterServer {
             return bad(format!("this node doesn't relay {pubsub_topic}"));
         }
         let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let subscribe = GatedSubscribe { peer, pubsub_topic, content_topics };
+        let criteria = self.criteria_with(&peer, pubsub_topic, &content_topics);
+        let subscribe = GatedSubscribe { peer, pubsub_topic, content_topics, criteria };
         if let Some(gate) = gate
             && let FilterVerdict::Refuse { status, desc } = gate.admit(&subscribe).await
         {

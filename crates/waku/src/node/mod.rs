@@ -540,6 +540,12 @@ impl NodeHandle {
         self.shared.filter_server.as_ref().is_some_and(|server| server.end(&peer))
     }
 
+    /// Peers that are subscribed at this node, and to how many pairs of shard and content topic each.
+    #[must_use]
+    pub fn filter_subscribers(&self) -> Vec<(PeerId, usize)> {
+        self.shared.filter_server.as_ref().map(|server| server.subscribers()).unwrap_or_default()
+    }
+
     /// Puts a gate before the node's Filter, or takes it away. False if the node serves no Filter.
     #[must_use]
     pub fn set_filter_gate(&self, gate: Option<Arc<dyn FilterGate>>) -> bool {
