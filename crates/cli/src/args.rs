@@ -125,6 +125,9 @@ pub(crate) struct Init {
     /// Keep messages and answer Store queries.
     #[arg(long)]
     pub(crate) archive: bool,
+    /// For a plain Waku node: no wallet, no password, no chain.
+    #[arg(long, conflicts_with_all = ["rpc", "manifest", "keystore", "restore_from", "phrase_file"])]
+    pub(crate) node: bool,
 }
 
 #[derive(Debug, Subcommand)]

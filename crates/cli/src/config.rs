@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use figment::{
     Figment,
+    error::Kind,
     providers::{Env, Format, Serialized, Toml},
 };
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::error::CliError;
 
@@ -24,6 +26,10 @@ pub(crate) struct Config {
     pub(crate) chain: Chain,
     /// Circuit artefacts: keys and witness programs.
     pub(crate) artifacts: PathBuf,
+    /// How long a daemon may take to stop, in seconds.
+    pub(crate) stop_limit: u64,
+    /// What a daemon tells its operator.
+    pub(crate) metrics: Metrics,
     /// The Waku network.
     pub(crate) waku: Waku,
     /// What a buyer is willing to pay.
@@ -32,6 +38,18 @@ pub(crate) struct Config {
     pub(crate) provider: Provider,
     /// What a relayer charges.
     pub(crate) relayer: Relayer,
+}
+
+/// What a daemon tells its operator.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Metrics {
+    /// Address of `/health`, `/ready` and `/metrics`; empty for none.
+    pub(crate) listen: String,
+    /// Peers that a ready daemon has at least; 0 for a node that may be alone.
+    pub(crate) min_peers: usize,
+    /// Age of the newest block that a ready daemon has read, in seconds, at most; 0 for any.
+    pub(crate) max_behind: u64,
 }
 
 /// The pool's chain.
@@ -45,8 +63,10 @@ pub(crate) struct Chain {
     /// How often the head is looked at, in milliseconds.
     pub(crate) poll_ms: u64,
     /// An Ethereum v3 keystore file: the account that pays gas. Needed by relayers, for deposits, and to send without a relayer.
+    #[serde(deserialize_with = "none_if_empty")]
     pub(crate) keystore: Option<PathBuf>,
     /// A file with the keystore's password.
+    #[serde(deserialize_with = "none_if_empty")]
     pub(crate) password_file: Option<PathBuf>,
 }
 
@@ -108,6 +128,15 @@ pub(crate) struct Provider {
     pub(crate) least_claim: String,
     /// Store: how long messages are kept, in seconds.
     pub(crate) store_retention: u64,
+    /// A program that judges requests for quotes; none if empty.
+    #[serde(deserialize_with = "none_if_empty")]
+    pub(crate) policy_script: Option<PathBuf>,
+    /// Time for its verdict, in milliseconds.
+    pub(crate) policy_script_timeout_ms: u64,
+    /// How many of it run at once.
+    pub(crate) policy_script_at_once: usize,
+    /// Whether it is told peer ids instead of pseudonyms of a day.
+    pub(crate) policy_script_sees_peers: bool,
 }
 
 /// What a relayer charges.
@@ -127,6 +156,14 @@ pub(crate) struct Relayer {
     /// Balance below which a warning is given, in wei.
     #[serde(deserialize_with = "number")]
     pub(crate) low_balance: String,
+    /// After how long a transaction that no block took is sent again at a higher price, in seconds.
+    pub(crate) replace_after: u64,
+    /// For how long a finished request's state can be asked, in seconds.
+    pub(crate) remember: u64,
+    /// Blocks after which a mined transaction is forgotten.
+    pub(crate) confirmations: u64,
+    /// After how long waiting leaves are inserted even if nobody paid for it, in seconds; 0 = only full batches.
+    pub(crate) insert_after: u64,
 }
 
 impl Default for Config {
@@ -134,11 +171,19 @@ impl Default for Config {
         Self {
             chain: Chain::default(),
             artifacts: PathBuf::from("build/circuits"),
+            stop_limit: 20,
+            metrics: Metrics::default(),
             waku: Waku::default(),
             buyer: Buyer::default(),
             provider: Provider::default(),
             relayer: Relayer::default(),
         }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:0".into(), min_peers: 1, max_behind: 60 }
     }
 }
 
@@ -185,6 +230,10 @@ impl Default for Provider {
             claim_every: 86_400,
             least_claim: "1000000".into(),
             store_retention: 172_800,
+            policy_script: None,
+            policy_script_timeout_ms: 2_000,
+            policy_script_at_once: 4,
+            policy_script_sees_peers: false,
         }
     }
 }
@@ -197,6 +246,10 @@ impl Default for Relayer {
             max_gas_price: 200_000_000_000,
             wei_per_base_unit: 2_000_000_000,
             low_balance: "100000000000000000".into(),
+            replace_after: 30,
+            remember: 604_800,
+            confirmations: 12,
+            insert_after: 600,
         }
     }
 }
@@ -211,11 +264,12 @@ impl Config {
                 Env::prefixed("TRIBUTARY_").filter(|key| key.as_str().contains("__") || key == "artifacts").split("__"),
             )
             .extract()
-            .map_err(|error| CliError::Config { file, reason: error.to_string() })?;
+            .map_err(|error| CliError::Config { file, reason: explain(error) })?;
         config.artifacts = resolve(home, &config.artifacts);
         config.chain.manifest = resolve(home, &config.chain.manifest);
         config.chain.keystore = config.chain.keystore.map(|path| resolve(home, &path));
         config.chain.password_file = config.chain.password_file.map(|path| resolve(home, &path));
+        config.provider.policy_script = config.provider.policy_script.map(|path| resolve(home, &path));
         Ok(config)
     }
 }
@@ -242,14 +296,151 @@ fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error
 }
 
 fn number_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Ok(Option::<Number>::deserialize(deserializer)?.map(Into::into))
+    Ok(Option::<Number>::deserialize(deserializer)?.map(String::from).filter(|text| !text.is_empty()))
 }
 
 fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     Ok(Vec::<Number>::deserialize(deserializer)?.into_iter().map(Into::into).collect())
 }
 
+/// An empty text for what is not set, so that every key can stand in the sample with its default.
+fn none_if_empty<'de, D: Deserializer<'de>, T: From<String>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.filter(|text| !text.is_empty()).map(T::from))
+}
+
+/// What is wrong with a configuration, in words; for an unknown key, the nearest that there is.
+fn explain(error: figment::Error) -> String {
+    let known = keys();
+    let of = |error: figment::Error| match &error.kind {
+        Kind::UnknownField(name, _) => {
+            let mut path = error.path.clone();
+            if path.last() != Some(name) {
+                path.push(name.clone());
+            }
+            let written = path.join(".");
+            let from = error.metadata.as_ref().map_or(String::new(), |metadata| format!(" in {}", metadata.name));
+            match nearest(&written, &known) {
+                Some(near) => format!("unknown key `{written}`{from}: did you mean `{near}`?"),
+                None => format!("unknown key `{written}`{from}: `tributary init` writes all keys into a new file"),
+            }
+        }
+        _ => error.to_string(),
+    };
+    error.into_iter().map(of).collect::<Vec<_>>().join("; ")
+}
+
+/// All keys, with their sections.
+fn keys() -> Vec<String> {
+    fn walk(at: &str, value: &Value, out: &mut Vec<String>) {
+        match value {
+            Value::Object(section) => {
+                for (key, value) in section {
+                    walk(&if at.is_empty() { key.clone() } else { format!("{at}.{key}") }, value, out);
+                }
+            }
+            _ => out.push(at.to_owned()),
+        }
+    }
+    let mut out = Vec::new();
+    walk("", &serde_json::to_value(Config::default()).unwrap_or_default(), &mut out);
+    out
+}
+
+/// The key that was probably meant: the same name in another section, or the most similar one.
+fn nearest<'a>(written: &str, known: &'a [String]) -> Option<&'a str> {
+    let name = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    let elsewhere = known.iter().find(|key| name(key) == name(written));
+    let similar = || {
+        known
+            .iter()
+            .map(|key| (strsim::normalized_damerau_levenshtein(written, key), key))
+            .filter(|(similarity, _)| *similarity > 0.5)
+            .max_by(|(a, _), (b, _)| a.total_cmp(b))
+            .map(|(_, key)| key)
+    };
+    elsewhere.or_else(similar).map(String::as_str)
+}
+
 /// Relative paths are meant from the folder of the file that names them.
 fn resolve(home: &Path, path: &Path) -> PathBuf {
     if path.is_absolute() { path.to_owned() } else { home.join(path) }
+}
+
+#[cfg(test)]
+mod tests {
+    use figment::providers::{Format as _, Toml};
+
+    use super::*;
+
+    /// The sample with every key in force.
+    fn uncommented() -> String {
+        let in_force = |line: &str| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') => rest.to_owned(),
+            _ => line.to_owned(),
+        };
+        SAMPLE.lines().map(in_force).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_sample_is_all_keys_with_their_defaults() {
+        let sample = Figment::from(Toml::string(&uncommented()));
+        for key in keys() {
+            assert!(sample.find_value(&key).is_ok(), "the sample lacks {key}");
+        }
+        let read: Config = sample.extract().unwrap();
+        assert_eq!(serde_json::to_value(read).unwrap(), serde_json::to_value(Config::default()).unwrap());
+    }
+
+    #[test]
+    fn the_sample_as_it_is_changes_nothing() {
+        let read: Config = Figment::from(Toml::string(SAMPLE)).extract().unwrap();
+        assert_eq!(serde_json::to_value(read).unwrap(), serde_json::to_value(Config::default()).unwrap());
+    }
+
+    #[test]
+    fn every_key_of_the_sample_is_explained() {
+        let mut before = "";
+        for line in SAMPLE.lines() {
+            if line.starts_with('#') && !line.starts_with("# ") {
+                assert!(before.starts_with('#'), "no comment before {line}");
+            }
+            before = line;
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_one() {
+        let home = tempfile::tempdir().unwrap();
+        let refused = |text: &str| {
+            std::fs::write(home.path().join(FILE_NAME), text).unwrap();
+            match Config::load(home.path()) {
+                Err(error @ CliError::Config { .. }) => error.to_string(),
+                other => panic!("not refused: {other:?}"),
+            }
+        };
+        let typo = refused("[provider]\nticket_prise = \"1\"\n");
+        assert!(typo.contains("`provider.ticket_prise`") && typo.contains("`provider.ticket_price`"), "{typo}");
+        let section = refused("[provider]\nmax_gas_price = 1\n");
+        assert!(section.contains("did you mean `relayer.max_gas_price`"), "{section}");
+        let top = refused("artefacts = \"x\"\n");
+        assert!(top.contains("`artefacts`") && top.contains("did you mean `artifacts`"), "{top}");
+        let strange = refused("[waku]\nzzzzzzzzzzzz = 1\n");
+        assert!(strange.contains("`waku.zzzzzzzzzzzz`") && strange.contains("tributary init"), "{strange}");
+        let kind = refused("[waku]\ncluster = \"x\"\n");
+        assert!(kind.contains("waku.cluster"), "{kind}");
+    }
+
+    #[test]
+    fn empty_texts_are_unset() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(
+            home.path().join(FILE_NAME),
+            "[chain]\nkeystore = \"\"\n[provider]\npolicy_script = \"judge\"\n",
+        )
+        .unwrap();
+        let config = Config::load(home.path()).unwrap();
+        assert_eq!(config.chain.keystore, None);
+        assert_eq!(config.provider.policy_script, Some(home.path().join("judge")));
+    }
 }

@@ -23,7 +23,13 @@ use tributary_waku::{
 
 use tributary_wallet::{Origin, Password, Services, Vault, Wallet, WalletConfig, WalletFolder};
 
-use crate::{args::Cli, config::Config, error::CliError, output::Format};
+use crate::{
+    args::Cli,
+    config::Config,
+    daemon::{Part, Stop, Watch},
+    error::CliError,
+    output::Format,
+};
 
 /// Time for a peer to answer a dial.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
@@ -170,6 +176,12 @@ impl Context {
     /// The key of a node that others know by its id.
     pub(crate) fn node_key(&self) -> Result<NodeKey, CliError> {
         Ok(NodeKey::load_or_create(&self.file("node.key"))?)
+    }
+
+    /// What a daemon's operator sees of it.
+    pub(crate) fn watch(&self, node: &NodeHandle, part: Part, stop: &Stop) -> Watch {
+        let listens = !self.config.waku.listen.is_empty();
+        Watch::new(node.clone(), part, self.config.metrics.clone(), listens, stop.clone())
     }
 
     /// Starts a node, with an archive if `archive` says so, and dials the bootstrap peers.

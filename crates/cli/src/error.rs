@@ -40,6 +40,12 @@ pub(crate) enum CliError {
     /// There is no password.
     #[error("a password is needed and there is no terminal to ask on: use --password-file")]
     NoPassword,
+    /// Signals can't be listened for.
+    #[error("the daemon can't listen for signals: {error}")]
+    Signals { error: std::io::Error },
+    /// The HTTP port can't be opened.
+    #[error("{address} can't be listened on: {error}; set metrics.listen to a free address, or leave it empty")]
+    MetricsPort { address: std::net::SocketAddr, error: std::io::Error },
     /// Something the user typed.
     #[error("{reason}")]
     Input { reason: String },
@@ -132,6 +138,9 @@ impl CliError {
             Self::Keystore { .. } => "TRB-X009",
             Self::NoPassword => "TRB-X010",
             Self::Input { .. } => "TRB-X011",
+            // TRB-X017: a daemon that did not stop in time (daemon/stop.rs).
+            Self::Signals { .. } => "TRB-X018",
+            Self::MetricsPort { .. } => "TRB-X019",
             Self::Chain(_) => "TRB-X012",
             Self::Unhealthy { .. } => "TRB-X014",
             Self::Manifest(_) => "TRB-X020",
@@ -161,6 +170,7 @@ impl CliError {
             | Self::BadAddress { .. }
             | Self::NoKeystore
             | Self::NoPassword
+            | Self::MetricsPort { .. }
             | Self::Input { .. } => 2,
             Self::Client(error) => match **error {
                 C::Refused { .. } | C::RelayRejected { .. } | C::NoCandidate { .. } => 3,

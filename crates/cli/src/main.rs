@@ -4,10 +4,11 @@ mod args;
 mod commands;
 mod config;
 mod context;
+mod daemon;
 mod error;
 mod output;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
@@ -17,6 +18,9 @@ use crate::{
     context::Context,
     error::CliError,
 };
+
+/// Time for work on other threads, a proof say, when everything else is over.
+const LAST_WORK_LIMIT: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -29,7 +33,9 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run(&cli)) {
+    let result = runtime.block_on(run(&cli));
+    runtime.shutdown_timeout(LAST_WORK_LIMIT);
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if cli.json {

@@ -19,6 +19,7 @@ use tributary_market::negotiate::policy::{
     AttributesPolicy, CapacityPolicy, DurationPolicy, FairnessPolicy, LoadPolicy, Policy, PricePolicy, StartPolicy,
 };
 use tributary_market::negotiate::provider::{Negotiator, QuoteTimes};
+use tributary_market::negotiate::script::{ScriptConfig, ScriptCounters, ScriptPolicy};
 use tributary_market::node::{encryption_secret, serve_quotes};
 use tributary_market::offer::OfferId;
 use tributary_market::rpc::{SealedHandler, SealedServer, ServerLimits};
@@ -64,6 +65,8 @@ pub struct ProviderConfig {
     pub quotes: QuoteTimes,
     /// How far in the past or the future a stream may start.
     pub start: StartPolicy,
+    /// The operator's own policy, asked after the cheap ones.
+    pub script: Option<ScriptConfig>,
     /// Bounds of the proof queue.
     pub batches: BatchLimits,
 }
@@ -84,6 +87,7 @@ impl ProviderConfig {
             quotes_per_minute: (30, 300),
             quotes: QuoteTimes { validity: seconds(300), start_grace: seconds(600) },
             start: StartPolicy { max_past: seconds(86_400), max_ahead: seconds(7 * 86_400) },
+            script: None,
             batches: BatchLimits::default(),
         }
     }
@@ -213,6 +217,10 @@ pub struct ProviderSnapshot {
     pub offer_sequence: Option<u64>,
     /// When it was published last; never while nobody is connected who relays it.
     pub offer_published: Option<UnixTime>,
+    /// How often an offer was published since the start.
+    pub offers_published: u64,
+    /// What the operator's script said, where there is one.
+    pub script: Option<ScriptCounters>,
     /// Streams and claims, where the provider claims.
     pub streams: Option<StreamSummary>,
 }
@@ -223,6 +231,7 @@ pub struct Provider {
     publisher: Arc<OfferPublisher>,
     negotiator: Arc<Negotiator>,
     capacity: Arc<CapacityPolicy>,
+    script: Option<Arc<ScriptPolicy>>,
     services: Registry,
     tills: Vec<Till>,
     clock: Arc<dyn Clock>,
@@ -310,15 +319,20 @@ impl Provider {
         let capacity = CapacityPolicy::new(config.capacity, config.capacity_per_source);
         let minute = Seconds::new(60).unwrap_or(Seconds::MAX);
         let (per_peer, sealed) = config.quotes_per_minute;
-        let policies: Vec<Box<dyn Policy>> = vec![
+        let script = config.script.map(ScriptPolicy::new);
+        let mut policies: Vec<Box<dyn Policy>> = vec![
             Box::new(FairnessPolicy::new(per_peer, sealed, minute)),
             Box::new(AttributesPolicy),
             Box::new(PricePolicy),
             Box::new(DurationPolicy),
             Box::new(config.start),
             Box::new(LoadPolicy),
-            Box::new(Arc::clone(&capacity)),
         ];
+        if let Some(script) = &script {
+            policies.push(Box::new(Arc::clone(script)));
+        }
+        // Last: what it finds free must still be free when it is reserved, and a script takes a while.
+        policies.push(Box::new(Arc::clone(&capacity)));
         let negotiator = Arc::new(Negotiator::new(signer, pool_clock, Arc::clone(&clock), config.quotes, policies));
 
         let tills = services
@@ -330,6 +344,7 @@ impl Provider {
             publisher,
             negotiator,
             capacity,
+            script,
             services,
             tills,
             clock: Arc::clone(&clock),
@@ -472,6 +487,16 @@ impl Provider {
         self.stop().await;
     }
 
+    /// Paid uses that are being served.
+    #[must_use]
+    pub fn at_work(&self) -> u64 {
+        let open = |till: &Till| {
+            let counters = till.counters();
+            counters.paid.saturating_sub(counters.served.saturating_add(counters.failed))
+        };
+        self.tills.iter().map(open).sum()
+    }
+
     /// Closes the services and the nullifier store, and answers no more requests for quotes. Safe to call twice.
     pub async fn stop(&self) {
         let _ = self.node.unserve(negotiate::PROTOCOL).await;
@@ -518,6 +543,8 @@ impl Provider {
             offer: offer.as_ref().map(|o| o.id()),
             offer_sequence: offer.as_ref().map(|o| o.sequence),
             offer_published: self.publisher.published_at(),
+            offers_published: self.publisher.published_count(),
+            script: self.script.as_ref().map(|script| script.counters()),
             streams: self.claimer.as_ref().map(|c| c.summary()),
         }
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{Mutex, watch};
 use tributary_market::clock::Clock;
@@ -124,6 +125,7 @@ pub struct OfferPublisher {
     /// When the current offer went out last; also keeps turns apart.
     published: Mutex<Option<UnixTime>>,
     published_at: watch::Sender<Option<UnixTime>>,
+    published_count: AtomicU64,
     current: watch::Sender<Option<Arc<VerifiedOffer>>>,
     id: watch::Sender<Option<OfferId>>,
 }
@@ -154,6 +156,7 @@ impl OfferPublisher {
             sequence,
             published: Mutex::new(None),
             published_at: watch::channel(None).0,
+            published_count: AtomicU64::new(0),
             current: watch::channel(None).0,
             id: watch::channel(None).0,
         }
@@ -177,6 +180,12 @@ impl OfferPublisher {
         *self.published_at.borrow()
     }
 
+    /// How often an offer was published.
+    #[must_use]
+    pub fn published_count(&self) -> u64 {
+        self.published_count.load(Ordering::Relaxed)
+    }
+
     /// Makes a new offer when half of the current one's time is over (or there is none), and publishes when the interval is over.
     ///
     /// # Errors
@@ -198,6 +207,7 @@ impl OfferPublisher {
             self.send().await?;
             *published = Some(now);
             self.published_at.send_replace(Some(now));
+            self.published_count.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }

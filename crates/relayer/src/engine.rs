@@ -20,6 +20,7 @@ use tributary_wallet::{ProvedInsertion, bundle_calldata, prove_planned};
 use crate::{
     RelayerError, StoredRequest,
     call::{PoolCall, operation_name},
+    metrics::{Counters, RelayerSnapshot},
     send::chain,
     store::{RelayerStore, RequestKey, RequestState},
 };
@@ -107,6 +108,7 @@ pub(crate) struct Inner {
     pub(crate) store: RelayerStore,
     pub(crate) config: EngineConfig,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) counters: Counters,
     wake: Notify,
     /// One turn at a time, so that two never choose the same nonce.
     turn: Mutex<Waiting>,
@@ -148,6 +150,7 @@ impl Engine {
             store,
             config,
             clock,
+            counters: Counters::default(),
             wake: Notify::new(),
             turn: Mutex::default(),
         };
@@ -171,6 +174,21 @@ impl Engine {
     /// # Errors
     /// [`RelayerError`] with the reason why it is not taken; then nothing was sent.
     pub async fn submit(
+        &self,
+        key: RequestKey,
+        quote: QuotedTerms,
+        operation: Operation,
+        with_insertion: bool,
+        data: Bytes,
+    ) -> Result<RequestState, RelayerError> {
+        let taken = self.take(key, quote, operation, with_insertion, data).await;
+        if let Err(error) = &taken {
+            self.inner.counters.rejected(error.code());
+        }
+        taken
+    }
+
+    async fn take(
         &self,
         key: RequestKey,
         quote: QuotedTerms,
@@ -236,6 +254,28 @@ impl Engine {
         Ok(self.inner.store.find(key).await?.state)
     }
 
+    /// Requests by state, and counters since the start.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn snapshot(&self) -> Result<RelayerSnapshot, RelayerError> {
+        Ok(self.inner.counters.snapshot(self.inner.store.counts().await?))
+    }
+
+    /// What the account has for gas, in wei.
+    ///
+    /// # Errors
+    /// [`RelayerError::Chain`].
+    pub async fn balance(&self) -> Result<U256, RelayerError> {
+        self.inner.chain.get_balance(self.inner.account).await.map_err(chain)
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &EngineConfig {
+        &self.inner.config
+    }
+
     /// Sends, follows and inserts until `shutdown` is done.
     pub async fn run(&self, shutdown: impl Future<Output = ()>) {
         tokio::pin!(shutdown);
@@ -277,6 +317,7 @@ impl Inner {
         let call = PoolCall::decode(&request.call)?;
         match self.simulate(&request.call).await {
             Ok(_) if request.attempts >= MAX_ATTEMPTS => {
+                self.counters.rejected("reverts");
                 return self.store.reject(request.id, "reverts", "it reverted on chain each time it was sent").await;
             }
             Ok(_) => {}
@@ -284,7 +325,10 @@ impl Inner {
                 // Anyone may have sent the same call: the fee is the relayer's whoever sends it.
                 return match self.done_already(&call).await? {
                     Some(done) => self.store.done(request.id, &done).await,
-                    None => self.store.reject(request.id, error.code(), &error.to_string()).await,
+                    None => {
+                        self.counters.rejected(error.code());
+                        self.store.reject(request.id, error.code(), &error.to_string()).await
+                    }
                 };
             }
             Err(error) => return Err(error),

@@ -61,7 +61,9 @@ impl Inner {
     async fn mined(&self, sent: &SentTransaction, receipt: &TransactionReceipt, head: u64) -> Result<(), RelayerError> {
         if !receipt.status() {
             tracing::warn!(transaction = %sent.hash, gas = receipt.gas_used, "a transaction reverted on chain");
-            return self.store.reverted(sent).await;
+            self.store.reverted(sent).await?;
+            self.counters.reverted(receipt.gas_used, receipt.effective_gas_price);
+            return Ok(());
         }
         let block = receipt.block_number.unwrap_or(head);
         if sent.mined_block != Some(block) {
@@ -70,6 +72,8 @@ impl Inner {
         }
         if head >= block.saturating_add(self.config.confirmations) {
             self.store.settled(sent).await?;
+            let inserted = effects(receipt.logs()).1 > 0;
+            self.counters.settled(receipt.gas_used, receipt.effective_gas_price, inserted);
         }
         Ok(())
     }

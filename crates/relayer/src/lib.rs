@@ -8,6 +8,7 @@ mod call;
 mod engine;
 mod error;
 mod follow;
+mod metrics;
 mod send;
 mod service;
 mod store;
@@ -16,6 +17,7 @@ pub use crate::{
     call::{PoolCall, operation_name, revert_reason},
     engine::{Engine, EngineConfig, QuotedTerms},
     error::RelayerError,
+    metrics::RelayerSnapshot,
     service::{RelayerService, ServiceConfig, ServiceError},
-    store::{Done, RelayerStore, RequestKey, RequestState, SentTransaction, StoredRequest},
+    store::{Done, RelayerStore, RequestCounts, RequestKey, RequestState, SentTransaction, StoredRequest},
 };

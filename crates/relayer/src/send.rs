@@ -67,6 +67,7 @@ impl Inner {
         let sent = self.sign(old.input().clone(), stuck.nonce, old.gas_limit(), fees, stuck.request).await?;
         tracing::info!(old = %stuck.hash, new = %sent.hash, price = fees.max_fee_per_gas, "a stuck transaction is sent again");
         self.store.sending(&sent).await?;
+        self.counters.replaced();
         self.broadcast(&sent).await;
         Ok(())
     }

@@ -117,6 +117,21 @@ pub struct Done {
     pub leaves_until: u64,
 }
 
+/// Requests by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RequestCounts {
+    /// Stored, not sent yet.
+    pub waiting: u64,
+    /// Sent, not mined yet.
+    pub pending: u64,
+    /// Mined; their leaves are not known to be in the tree.
+    pub mined: u64,
+    /// Mined, their leaves in the tree.
+    pub inserted: u64,
+    /// Not sent any more.
+    pub rejected: u64,
+}
+
 /// The relayer's database.
 #[derive(Debug, Clone)]
 pub struct RelayerStore(SqlitePool);
@@ -430,6 +445,31 @@ impl RelayerStore {
         sqlx::query("DELETE FROM exclusive WHERE request = ?").bind(id).execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(())
+    }
+
+    /// Requests by state, as far as they are remembered.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn counts(&self) -> Result<RequestCounts, RelayerError> {
+        let rows = sqlx::query("SELECT state, count(*) AS n FROM requests GROUP BY state").fetch_all(&self.0).await?;
+        let mut counts = RequestCounts::default();
+        for row in &rows {
+            let n = unsigned(row.try_get("n")?);
+            match row.try_get("state")? {
+                "accepted" => counts.waiting = n,
+                "pending" => counts.pending = n,
+                "mined" => counts.mined = n,
+                "inserted" => counts.inserted = n,
+                _ => counts.rejected += n,
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Closes the database; later calls fail.
+    pub async fn close(&self) {
+        self.0.close().await;
     }
 
     /// Adds one to a counter and returns the new value: a sequence number that no restart gives out twice.

@@ -1,6 +1,10 @@
 //! `tributary doctor`: looks at everything a command needs and names what is wrong.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    io::ErrorKind,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use alloy::{
     eips::BlockNumberOrTag,
@@ -8,11 +12,19 @@ use alloy::{
     providers::{DynProvider, Provider as _},
 };
 use serde_json::json;
+use tokio::net::TcpListener;
 use tributary_bindings::{DeploymentManifest, IGroth16Verifier, StreamPool};
 use tributary_prover::{Circuit, Prover};
 use tributary_waku::NodeKey;
+use tributary_wallet::WalletFolder;
 
-use crate::{context::Context, error::CliError};
+use crate::{
+    commands::relayer::{DATABASE, amount, low_balance},
+    config::{Metrics, Provider, Relayer},
+    context::Context,
+    daemon::address,
+    error::CliError,
+};
 
 /// Seconds by which this machine's clock and the chain's may differ.
 const MAX_SKEW: u64 = 60;
@@ -27,9 +39,57 @@ struct Check {
 
 /// Runs all checks.
 pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
-    let mut checks = Vec::new();
+    let mut checks = vec![Check { name: "metrics", result: metrics_port(&context.config.metrics).await }];
+    if let Some(script) = &context.config.provider.policy_script {
+        let result = policy_script(script, &context.config.provider);
+        checks.push(Check { name: "script", result });
+    }
+    checks.push(Check { name: "relayer", result: relayer(&context.config.relayer).map_err(|error| error.to_string()) });
+    if WalletFolder::new(context.home.clone()).seed().exists() {
+        pool(context, &mut checks).await;
+    } else {
+        let result = Ok("none: a plain node, which needs neither chain nor circuits".to_owned());
+        checks.push(Check { name: "wallet", result });
+    }
     let mut check = |name, result: Result<String, String>| checks.push(Check { name, result });
+    if !context.config.waku.bootstrap.is_empty() {
+        match context.node(NodeKey::generate(), false).await {
+            Ok(node) => {
+                let peers = node.connected_peers().await.len();
+                let wanted = context.config.waku.bootstrap.len();
+                check(
+                    "peers",
+                    if peers > 0 {
+                        Ok(format!("{peers} of {wanted} bootstrap peers answer"))
+                    } else {
+                        Err(format!("none of {wanted} bootstrap peers answers: check waku.bootstrap"))
+                    },
+                );
+                node.shutdown().await;
+            }
+            Err(error) => check("peers", Err(error.to_string())),
+        }
+    }
 
+    let failed = checks.iter().filter(|check| check.result.is_err()).count();
+    let lines: Vec<String> = checks
+        .iter()
+        .map(|check| match &check.result {
+            Ok(detail) => format!("ok    {:<10} {detail}", check.name),
+            Err(problem) => format!("FAIL  {:<10} {problem}", check.name),
+        })
+        .collect();
+    let values: Vec<_> = checks
+        .iter()
+        .map(|check| json!({ "check": check.name, "ok": check.result.is_ok(), "detail": check.result.as_ref().unwrap_or_else(|problem| problem) }))
+        .collect();
+    context.format.emit(&lines.join("\n"), &json!({ "checks": values }));
+    if failed > 0 { Err(CliError::Unhealthy { failed, checks: checks.len() }) } else { Ok(()) }
+}
+
+/// Chain, contract, keys and circuits.
+async fn pool(context: &Context, checks: &mut Vec<Check>) {
+    let mut check = |name, result: Result<String, String>| checks.push(Check { name, result });
     let manifest = context.manifest();
     check(
         "manifest",
@@ -111,39 +171,76 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
             },
         );
     }
-    if !context.config.waku.bootstrap.is_empty() {
-        match context.node(NodeKey::generate(), false).await {
-            Ok(node) => {
-                let peers = node.connected_peers().await.len();
-                let wanted = context.config.waku.bootstrap.len();
-                check(
-                    "peers",
-                    if peers > 0 {
-                        Ok(format!("{peers} of {wanted} bootstrap peers answer"))
-                    } else {
-                        Err(format!("none of {wanted} bootstrap peers answers: check waku.bootstrap"))
-                    },
-                );
-                node.shutdown().await;
-            }
-            Err(error) => check("peers", Err(error.to_string())),
-        }
+    if let (Some(_), Some(_), Ok(chain)) = (&context.config.chain.keystore, &context.config.chain.password_file, &chain)
+    {
+        check("balance", balance(context, chain).await);
     }
+}
 
-    let failed = checks.iter().filter(|check| check.result.is_err()).count();
-    let lines: Vec<String> = checks
-        .iter()
-        .map(|check| match &check.result {
-            Ok(detail) => format!("ok    {:<10} {detail}", check.name),
-            Err(problem) => format!("FAIL  {:<10} {problem}", check.name),
-        })
-        .collect();
-    let values: Vec<_> = checks
-        .iter()
-        .map(|check| json!({ "check": check.name, "ok": check.result.is_ok(), "detail": check.result.as_ref().unwrap_or_else(|problem| problem) }))
-        .collect();
-    context.format.emit(&lines.join("\n"), &json!({ "checks": values }));
-    if failed > 0 { Err(CliError::Unhealthy { failed, checks: checks.len() }) } else { Ok(()) }
+/// The account that pays gas can be opened, and has some.
+async fn balance(context: &Context, chain: &DynProvider) -> Result<String, String> {
+    let account = context.signer().map_err(|error| error.to_string())?.address();
+    let balance = chain.get_balance(account).await.map_err(|error| format!("its balance can't be asked: {error}"))?;
+    let floor = low_balance(&context.config.relayer.low_balance).map_err(|error| error.to_string())?;
+    // Others pay gas now and then: for a deposit, say.
+    if context.file(DATABASE).exists() && balance < floor {
+        return Err(format!("{account} has {balance} wei, relayer.low_balance is {floor}: send ether to it"));
+    }
+    Ok(format!("{account} has {balance} wei"))
+}
+
+/// The daemons' HTTP port can be opened, and strangers can't reach it.
+async fn metrics_port(settings: &Metrics) -> Result<String, String> {
+    if settings.listen.is_empty() {
+        return Ok("off".to_owned());
+    }
+    let address = address(&settings.listen).map_err(|error| error.to_string())?;
+    if !address.ip().is_loopback() {
+        return Err(format!(
+            "metrics.listen {address} is not on loopback, and has no password: whoever reaches it reads how much is sold"
+        ));
+    }
+    match TcpListener::bind(address).await {
+        Ok(_) => Ok(format!("{address} is free")),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            Ok(format!("{address} is in use: by this daemon, or by another"))
+        }
+        Err(error) => Err(format!("{address} can't be listened on: {error}; set metrics.listen")),
+    }
+}
+
+/// The script is there and may be run.
+pub(super) fn policy_script(script: &Path, settings: &Provider) -> Result<String, String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let name = script.display();
+    let metadata = script.metadata().map_err(|error| format!("{name}: {error}; check provider.policy_script"))?;
+    if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 {
+        return Err(format!("{name} is no executable file: chmod +x, or check provider.policy_script"));
+    }
+    if settings.policy_script_timeout_ms == 0 || settings.policy_script_at_once == 0 {
+        return Err("policy_script_timeout_ms and policy_script_at_once must be at least 1".to_owned());
+    }
+    Ok(format!("{name}, {} at once, {} ms each", settings.policy_script_at_once, settings.policy_script_timeout_ms))
+}
+
+/// The relayer's numbers.
+pub(super) fn relayer(settings: &Relayer) -> Result<String, CliError> {
+    let alone = amount("relayer.fee", &settings.fee)?;
+    let with_insertion = amount("relayer.fee_with_insertion", &settings.fee_with_insertion)?;
+    let floor = low_balance(&settings.low_balance)?;
+    let wrong = |reason: &str| Err(CliError::Input { reason: reason.to_owned() });
+    if with_insertion < alone {
+        return wrong("relayer.fee_with_insertion is below relayer.fee, and covers more work");
+    }
+    if settings.replace_after == 0 {
+        return wrong(
+            "relayer.replace_after is 0: each transaction would be sent again at once; give a block time to pass",
+        );
+    }
+    if settings.confirmations == 0 {
+        return wrong("relayer.confirmations is 0: a reorganisation of one block would lose transactions");
+    }
+    Ok(format!("fees {alone} and {with_insertion}, low balance {floor} wei"))
 }
 
 /// The pool asks the verifiers that its manifest names, and these hold the keys that it names (protocol.md §9).

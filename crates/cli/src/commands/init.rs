@@ -10,6 +10,7 @@ use crate::{
     config::{Config, FILE_NAME, SAMPLE},
     context::{Context, FRESH, write_new},
     error::CliError,
+    output::Format,
 };
 
 /// Writes the configuration and a new wallet's seed.
@@ -23,6 +24,12 @@ pub(crate) fn run(cli: &Cli, args: &Init) -> Result<(), CliError> {
         }
     }
     make_private_folder(home)?;
+    if args.node {
+        write_new(&file, &configuration(args)?, 0o600)?;
+        let format = if cli.json { Format::Json } else { Format::Text };
+        format.emit(&format!("wrote {}", file.display()), &json!({ "config": file, "seed": null }));
+        return Ok(());
+    }
     let context = Context::with_config(cli, Config::default())?;
     let mnemonic = match &args.restore_from {
         Some(phrase) => {

@@ -11,6 +11,7 @@ use tributary_waku::{
 use crate::{
     args::{Listen, Publish},
     context::{Context, shutdown_signal},
+    daemon::{self, Part, Port, announce, close_protocols},
     error::CliError,
 };
 
@@ -23,18 +24,14 @@ const ARCHIVE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Runs a node until it is asked to stop.
 pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
+    let stop = daemon::stop(context)?;
     let node = context.node(context.node_key()?, context.config.waku.archive).await?;
-    announce(&node, "node");
-    shutdown_signal().await;
+    let port = daemon::open(context, context.watch(&node, Part::Node, &stop)).await?;
+    announce(&node, "node", &port);
+    stop.requested().await;
+    close_protocols(&node).await;
     node.shutdown().await;
     Ok(())
-}
-
-/// Says where the node listens: one JSON line on standard output, so that scripts can wait for it.
-pub(crate) fn announce(node: &NodeHandle, role: &str) {
-    let addresses: Vec<String> =
-        node.listen_addrs().iter().map(|address| format!("{address}/p2p/{}", node.peer_id())).collect();
-    println!("{}", json!({ "role": role, "peer_id": node.peer_id().to_string(), "addresses": addresses }));
 }
 
 /// Publishes messages.
@@ -89,7 +86,7 @@ pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliEr
     let store = ClientStore::open(&context.file("client.db")).await?;
     let node = context.node(NodeKey::generate(), false).await?;
     let mut messages = node.subscribe(topics)?;
-    announce(&node, "listener");
+    announce(&node, "listener", &Port::none());
     let wanted = args.count.unwrap_or(usize::MAX);
     let mut received = 0;
     let mut seen = 0;

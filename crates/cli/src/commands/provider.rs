@@ -1,11 +1,12 @@
 //! `tributary provider`.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tributary_client::{ClientStore, Directory, RelaySubmitter};
 use tributary_ledger::{Ledger, SystemClock as ChainClock};
 use tributary_market::{
     clock::SystemClock,
+    negotiate::script::ScriptConfig,
     offer::{RateClass, RateClassId},
     relay::RelayClient,
     rpc::{CallPolicy, SealedClient},
@@ -24,10 +25,14 @@ use tributary_waku::NodeHandle;
 use tributary_wallet::{Origin, Services, Wallet, WalletConfig};
 
 use crate::{
-    commands::{node::announce, relayer::amount, wallet::max_fee},
-    context::{Context, shutdown_signal},
+    commands::{relayer::amount, wallet::max_fee},
+    context::Context,
+    daemon::{self, Part, announce, close_protocols},
     error::CliError,
 };
+
+/// Time between two looks at the uses that are being served while the provider stops.
+const FINISH_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Where the nullifiers are.
 const FOLDER: &str = "provider";
@@ -35,6 +40,10 @@ const FOLDER: &str = "provider";
 /// Sells the node's archive until it is asked to stop.
 pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     let settings = &context.config.provider;
+    let stop = daemon::stop(context)?;
+    if let Some(script) = &settings.policy_script {
+        super::doctor::policy_script(script, settings).map_err(|reason| CliError::Input { reason })?;
+    }
     let ledger = context.ledger("provider-ledger.db").await?;
     let vault = context.vault()?;
     let keys = vault
@@ -71,6 +80,12 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     let folder = context.file(FOLDER);
     let mut config = ProviderConfig::new(folder.clone(), terms);
     config.offers = OfferTimes { lifetime: Seconds::new(settings.offer_ttl)?, interval: Seconds::new(10)? };
+    config.script = settings.policy_script.as_ref().map(|program| ScriptConfig {
+        time_limit: Duration::from_millis(settings.policy_script_timeout_ms),
+        at_once: settings.policy_script_at_once,
+        show_peer_id: settings.policy_script_sees_peers,
+        ..ScriptConfig::new(program)
+    });
 
     let topics = node
         .shards()
@@ -92,40 +107,51 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     let mut services = Registry::new();
     services.add(Arc::new(service)).map_err(|error| CliError::Service { reason: error.to_string() })?;
 
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let until = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
-    };
     let claimer = if settings.claim_every == 0 {
         None
     } else {
-        Some(claimer(context, &ledger, &prover, &node, keys, until(stopped.clone())).await?)
+        Some(claimer(context, &ledger, &prover, &node, keys, stop.requested()).await?)
     };
-    let provider = Provider::start(
-        config,
-        ProviderParts {
-            node: node.clone(),
-            ledger: ledger.clone(),
-            ticket_key: prover.verifying_key(Circuit::Ticket)?,
-            clock: Arc::new(SystemClock),
-            services,
-            claimer,
-        },
-    )
-    .await?;
+    let provider = Arc::new(
+        Provider::start(
+            config,
+            ProviderParts {
+                node: node.clone(),
+                ledger: ledger.clone(),
+                ticket_key: prover.verifying_key(Circuit::Ticket)?,
+                clock: Arc::new(SystemClock),
+                services,
+                claimer,
+            },
+        )
+        .await?,
+    );
     let following = tokio::spawn({
-        let (ledger, stopped) = (ledger.clone(), stopped.clone());
-        async move { ledger.run(until(stopped)).await }
+        let (ledger, stopped) = (ledger.clone(), stop.requested());
+        async move { ledger.run(stopped).await }
     });
-    announce(&node, "provider");
+    let part = Part::Provider(Arc::clone(&provider), ledger);
+    let port = daemon::open(context, context.watch(&node, part, &stop)).await?;
+    announce(&node, "provider", &port);
     let ending = async {
-        shutdown_signal().await;
-        stop.send_replace(true);
+        stop.requested().await;
+        close_protocols(&node).await;
+        finish(&provider).await;
     };
-    tokio::join!(provider.run(until(stopped)), ending);
-    let _ = following.await;
+    provider.run(ending).await;
+    if let Err(error) = following.await {
+        tracing::warn!(%error, "the ledger's task failed");
+    }
     node.shutdown().await;
     Ok(())
+}
+
+/// Waits until what was paid for is served; what bounds it is the daemon's time to stop.
+async fn finish(provider: &Provider) {
+    let mut look = tokio::time::interval(FINISH_INTERVAL);
+    while provider.at_work() > 0 {
+        look.tick().await;
+    }
 }
 
 /// Claims through the relayers that the node hears of. Its wallet is one of its own with the same keys, read from the chain, so that the

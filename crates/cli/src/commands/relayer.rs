@@ -14,10 +14,13 @@ use tributary_prover::Circuit;
 use tributary_relayer::{Engine, EngineConfig, RelayerService, RelayerStore, ServiceConfig};
 
 use crate::{
-    commands::node::announce,
-    context::{Context, shutdown_signal},
+    context::Context,
+    daemon::{self, Part, announce},
     error::CliError,
 };
+
+/// What a relayer must not forget.
+pub(crate) const DATABASE: &str = "relayer.db";
 
 /// How long an announcement holds, and how often it is made again.
 const ANNOUNCEMENT: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(30));
@@ -25,17 +28,21 @@ const ANNOUNCEMENT: (Duration, Duration) = (Duration::from_secs(300), Duration::
 /// Runs a relayer until it is asked to stop.
 pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     let settings = &context.config.relayer;
+    let stop = daemon::stop(context)?;
+    super::doctor::relayer(settings)?;
     let signer = context.signer()?;
     let prover = context.prover(&[Circuit::Insert])?;
     prover.warm(Circuit::Insert)?;
     let ledger = context.ledger("relayer-ledger.db").await?;
-    let store = RelayerStore::open(&context.file("relayer.db")).await?;
+    let store = RelayerStore::open(&context.file(DATABASE)).await?;
     let config = EngineConfig {
         max_gas_price: u128::from(settings.max_gas_price),
         wei_per_base_unit: u128::from(settings.wei_per_base_unit),
-        low_balance: settings.low_balance.parse::<U256>().map_err(|_| CliError::Input {
-            reason: format!("relayer.low_balance '{}' is no number of wei", settings.low_balance),
-        })?,
+        low_balance: low_balance(&settings.low_balance)?,
+        replace_after: settings.replace_after,
+        remember: settings.remember,
+        confirmations: settings.confirmations,
+        insert_after: settings.insert_after,
         poll: Duration::from_millis(context.config.chain.poll_ms),
         ..EngineConfig::default()
     };
@@ -50,7 +57,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         .map(|operation| (operation, fee))
         .collect::<BTreeMap<_, _>>();
     let service = RelayerService::new(
-        engine,
+        engine.clone(),
         Arc::new(node.clone()),
         Arc::new(node.key().clone()),
         encryption_secret(node.key()),
@@ -62,10 +69,18 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
             announce_every: ANNOUNCEMENT.1,
         },
     );
-    announce(&node, "relayer");
-    service.run(shutdown_signal()).await?;
+    let port = daemon::open(context, context.watch(&node, Part::Relayer(engine.clone(), ledger), &stop)).await?;
+    announce(&node, "relayer", &port);
+    let served = service.run(stop.requested()).await;
     node.shutdown().await;
+    engine.store().close().await;
+    served?;
     Ok(())
+}
+
+/// The balance below which a relayer warns and is not ready.
+pub(crate) fn low_balance(text: &str) -> Result<U256, CliError> {
+    text.parse().map_err(|_| CliError::Input { reason: format!("relayer.low_balance '{text}' is no number of wei") })
 }
 
 /// An amount of base units from the configuration.

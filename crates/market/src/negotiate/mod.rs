@@ -8,6 +8,7 @@
 pub mod buyer;
 pub mod policy;
 pub mod provider;
+pub mod script;
 
 use std::fmt;
 

@@ -8,5 +8,6 @@ mod negotiate;
 mod node;
 mod offer;
 mod relay;
+mod script;
 mod ticket;
 mod vectors;
