@@ -9,11 +9,16 @@ use std::{
 
 use futures::StreamExt as _;
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, Transport as _,
     connection_limits::{self, ConnectionLimits},
-    core::transport::ListenerId,
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, ListenerId},
+        upgrade::{SelectUpgrade, Version},
+    },
     gossipsub::{self, MessageAcceptance, MessageId, TopicHash},
     identify,
+    identity::Keypair,
     multiaddr::Protocol,
     noise, ping,
     swarm::{
@@ -58,6 +63,17 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Streams that one connection may have open, both ways together.
 const MAX_YAMUX_STREAMS: usize = 512;
+
+/// The same with mplex, which doesn't bound by itself what a peer sends on a stream that nobody reads.
+const MAX_MPLEX_STREAMS: usize = 128;
+
+/// Frames, each of at most 1 MiB, that one mplex stream keeps unread. Then the connection is read no further, which is the
+/// only way mplex has to slow a peer down; a reset would lose requests of honest peers.
+const MAX_MPLEX_FRAMES: usize = 4;
+
+/// Bytes of one websocket message, before anything is known of the peer. libp2p's messages are pieces of a byte stream, of
+/// any length; deployed peers send one for each noise frame (64 KiB) or each mplex frame (1 MiB).
+const MAX_WEBSOCKET_MESSAGE: usize = 2 << 20;
 
 /// Inbound streams of one connection whose protocol isn't negotiated yet.
 const MAX_NEGOTIATING_STREAMS: usize = 64;
@@ -371,11 +387,9 @@ fn build_swarm(config: &NodeConfig, registry: Arc<Registry>) -> Result<Swarm<Beh
     let transport = |reason: String| NodeError::Config { setting: "transport", reason };
     let swarm = SwarmBuilder::with_existing_identity(identity)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, || {
-            let mut yamux = yamux::Config::default();
-            yamux.set_max_num_streams(MAX_YAMUX_STREAMS);
-            yamux
-        })
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, (yamux_config, mplex_config))
+        .map_err(|e| transport(e.to_string()))?
+        .with_other_transport(|keys| Ok(websocket_transport(keys)?))
         .map_err(|e| transport(e.to_string()))?
         .with_behaviour(|_| behaviour)
         .map_err(|e| transport(e.to_string()))?
@@ -386,6 +400,34 @@ fn build_swarm(config: &NodeConfig, registry: Arc<Registry>) -> Result<Swarm<Beh
         })
         .build();
     Ok(swarm)
+}
+
+fn yamux_config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_YAMUX_STREAMS);
+    config
+}
+
+fn mplex_config() -> libp2p_mplex::Config {
+    let mut config = libp2p_mplex::Config::new();
+    config
+        .set_max_num_streams(MAX_MPLEX_STREAMS)
+        .set_max_buffer_size(MAX_MPLEX_FRAMES)
+        .set_max_buffer_behaviour(libp2p_mplex::MaxBufferBehaviour::Block);
+    config
+}
+
+/// `/ws` over TCP, with the same security and muxers. TLS is for a proxy in front of the node.
+fn websocket_transport(keys: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, noise::Error> {
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let mut websocket = libp2p_websocket::Config::new(tcp);
+    websocket.set_max_data_size(MAX_WEBSOCKET_MESSAGE);
+    Ok(websocket
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keys)?)
+        .multiplex(SelectUpgrade::new(yamux_config(), mplex_config()))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed())
 }
 
 async fn open_archive(

@@ -25,7 +25,7 @@ pub struct StoreQueryRequest {
     pub request_id: String,
     /// Whether messages are wanted, or only their hashes.
     pub include_data: bool,
-    /// The shard; together with content topics or not at all.
+    /// The shard; together with content topics or not at all. Beside message hashes it is allowed and without meaning.
     pub pubsub_topic: Option<PubsubTopic>,
     /// Content topics, at most 100; together with a shard or not at all.
     pub content_topics: Vec<ContentTopic>,
@@ -163,14 +163,12 @@ impl StoreQueryRequest {
             }
             None => None,
         };
-        let by_content = pubsub_topic.is_some()
-            || !wire.content_topics.is_empty()
-            || wire.time_start.is_some()
-            || wire.time_end.is_some();
+        let by_content = !wire.content_topics.is_empty() || wire.time_start.is_some() || wire.time_end.is_some();
         if by_content && !message_hashes.is_empty() {
             return Err(bad("a query is by content or by message_hashes, not both".to_owned()));
         }
-        if pubsub_topic.is_some() == wire.content_topics.is_empty() {
+        // js-waku names a shard beside hashes. It says nothing new: a hash is of one shard only.
+        if message_hashes.is_empty() && pubsub_topic.is_some() == wire.content_topics.is_empty() {
             return Err(bad("pubsub_topic and content_topics are set together or not at all".to_owned()));
         }
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Real nodes on loopback TCP.
+//! Real nodes on loopback.
 
 mod common;
 mod filter;
@@ -8,3 +8,4 @@ mod raw;
 mod relay;
 mod requests;
 mod store;
+mod transports;

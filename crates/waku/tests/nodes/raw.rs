@@ -11,7 +11,11 @@ use std::{
 
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, StreamExt as _};
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, identify, noise,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, Transport as _,
+    core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
+    identify,
+    identity::Keypair,
+    noise,
     request_response::{self, Codec, ProtocolSupport},
     swarm::{NetworkBehaviour, SwarmEvent},
     tcp, yamux,
@@ -120,6 +124,31 @@ struct Behaviour {
     streams: request_response::Behaviour<Scripted>,
 }
 
+/// The only muxer that a raw peer offers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Muxer {
+    Yamux,
+    Mplex,
+}
+
+fn transport(key: &Keypair, muxer: Muxer) -> Boxed<(PeerId, StreamMuxerBox)> {
+    let tcp = || tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let upgraded = libp2p_websocket::Config::new(tcp())
+        .or_transport(tcp())
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(key).unwrap());
+    match muxer {
+        Muxer::Yamux => {
+            let transport = upgraded.multiplex(yamux::Config::default());
+            transport.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed()
+        }
+        Muxer::Mplex => {
+            let transport = upgraded.multiplex(libp2p_mplex::Config::new());
+            transport.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed()
+        }
+    }
+}
+
 type Answer = Result<Vec<u8>, String>;
 
 /// A connected raw peer; it lives until it is dropped.
@@ -138,6 +167,17 @@ impl RawPeer {
         recorded: &[&'static str],
         metadata: &[u8],
     ) -> Self {
+        Self::dial_over(Muxer::Yamux, address, protocol, recorded, metadata).await
+    }
+
+    /// [`RawPeer::dial`] with only this muxer, over TCP or websocket.
+    pub(crate) async fn dial_over(
+        muxer: Muxer,
+        address: &Multiaddr,
+        protocol: &'static str,
+        recorded: &[&'static str],
+        metadata: &[u8],
+    ) -> Self {
         let received = Arc::<Received>::default();
         let codec = Scripted { received: received.clone() };
         let supported = recorded
@@ -151,7 +191,7 @@ impl RawPeer {
         let streams = request_response::Behaviour::with_codec(codec, supported, settings);
         let mut swarm = SwarmBuilder::with_new_identity()
             .with_tokio()
-            .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
+            .with_other_transport(|key| transport(key, muxer))
             .unwrap()
             .with_behaviour(|key| Behaviour {
                 identify: identify::Behaviour::new(identify::Config::new("raw".to_owned(), key.public())),

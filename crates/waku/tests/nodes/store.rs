@@ -316,6 +316,22 @@ async fn pages_cover_everything_once_in_both_directions() {
     assert_eq!(server.hashes(&beyond).await, []);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn hashes_are_found_with_a_shard_beside_them() {
+    let server = server(None).await;
+    let history = history(20);
+    server.keep(&history).await;
+    let wanted: Vec<_> = history.iter().filter(|m| m.pubsub_topic == shard()).map(|m| m.hash).take(2).collect();
+    let bare = StoreQueryRequest { pagination_forward: true, ..StoreQueryRequest::by_hashes(wanted) };
+    let expected = server.hashes(&bare).await;
+    assert_eq!(expected.len(), 2);
+    // As js-waku asks.
+    let with_shard = StoreQueryRequest { pubsub_topic: Some(shard()), ..bare };
+    assert_eq!(server.hashes(&with_shard).await, expected);
+    let beyond = StoreQueryRequest { pagination_cursor: expected.last().copied(), ..with_shard };
+    assert_eq!(server.hashes(&beyond).await, []);
+}
+
 /// Answers of the wire, unchecked.
 async fn raw_query(raw: &RawPeer, request: &wire::StoreQueryRequest) -> wire::StoreQueryResponse {
     let answer = raw.exchange(request.encode_length_delimited_to_vec()).await.unwrap();
@@ -352,6 +368,15 @@ async fn malformed_queries_are_refused_with_a_reason() {
         ),
         (
             wire::StoreQueryRequest { message_hashes: vec![hash.clone()], time_start: Some(1), ..valid.clone() },
+            "not both",
+        ),
+        (
+            wire::StoreQueryRequest {
+                message_hashes: vec![hash.clone()],
+                pubsub_topic: shard.clone(),
+                content_topics: vec!["/a/1/b/c".to_owned()],
+                ..valid.clone()
+            },
             "not both",
         ),
         (wire::StoreQueryRequest { message_hashes: vec![hash.clone(); 1001], ..valid.clone() }, "1001 message hashes"),
