@@ -8,6 +8,7 @@ mod archive;
 mod clock;
 #[cfg(test)]
 mod decoders;
+mod enr;
 mod error;
 mod filter;
 mod key;
@@ -32,6 +33,10 @@ pub use crate::{
         Selection, SqliteArchive,
     },
     clock::{Clock, ManualClock, SystemClock, Timestamp},
+    enr::{
+        Capabilities, MAX_RECORD_BYTES, MAX_RECORD_SHARDS, NodeRecord, RecordContent, RecordError, RecordShards,
+        ServiceFamilies,
+    },
     error::{DialError, NodeError, PublishError, RequestError},
     filter::{
         FILTER_PUSH_PROTOCOL, FILTER_SUBSCRIBE_PROTOCOL, FilterConfig, FilterError, FilterGate, FilterHealth,
