@@ -353,6 +353,10 @@ impl NodeRecord {
         Ok(Self { enr, peer_id, capabilities, shards, multiaddrs, sells: sells.unwrap_or_default() })
     }
 
+    pub(crate) fn enr(&self) -> &discv5::Enr {
+        &self.enr
+    }
+
     /// The binary form.
     #[must_use]
     pub fn encode(&self) -> Bytes {
