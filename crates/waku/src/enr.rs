@@ -165,8 +165,8 @@ impl RecordContent {
     /// Signs this as version `seq`, which must grow with each change.
     ///
     /// # Errors
-    /// [`RecordError::TooLarge`], [`RecordError::TooManyShards`], [`RecordError::Malformed`] for a multiaddr of more than
-    /// 65535 bytes, [`RecordError::Signing`].
+    /// [`RecordError::TooLarge`], [`RecordError::TooManyShards`], [`RecordError::Signing`], and
+    /// [`RecordError::Malformed`] for a multiaddr of more than 65535 bytes.
     pub fn sign(&self, key: &NodeKey, seq: u64) -> Result<NodeRecord, RecordError> {
         let mut builder = discv5::Enr::builder();
         builder.seq(seq).add_value(WAKU2, &Bytes::copy_from_slice(&[self.capabilities.bits()]));

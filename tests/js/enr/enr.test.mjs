@@ -124,7 +124,8 @@ test("we read records of @waku/enr and @chainsafe/enr", async () => {
   waku.multiaddrs = [multiaddr("/dns4/node.example/tcp/8000/wss")];
   const theirs = await EnrEncoder.toString(waku, privateKey.raw);
   const { nodeId } = ENR.decodeTxt(theirs);
-  const other = SignableENR.createFromPrivateKey(await generateKeyPair("secp256k1"), { waku2: RELAY_AND_STORE, rs: RS });
+  const otherKey = await generateKeyPair("secp256k1");
+  const other = SignableENR.createFromPrivateKey(otherKey, { waku2: RELAY_AND_STORE, rs: RS });
   other.setLocationMultiaddr(multiaddr("/ip4/127.0.0.1/udp/9001"));
   // Configured records of the network count as found.
   const node = await rustNode(theirs, other.encodeTxt());

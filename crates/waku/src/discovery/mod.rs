@@ -15,6 +15,7 @@ use std::{
 };
 
 use discv5::{ConfigBuilder, Discv5, Event, ListenConfig, ProtocolIdentity, RateLimiterBuilder};
+use futures::future::OptionFuture;
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use prost::bytes::Bytes;
 use tokio::{
@@ -403,9 +404,9 @@ impl Task {
                     None => break,
                 },
                 () = sleep_until(next_query), if query.is_none() => query = Some(Box::pin(self.query())),
-                found = async { match query.as_mut() { Some(query) => query.await, None => std::future::pending().await } } => {
+                found = OptionFuture::from(query.as_mut()), if query.is_some() => {
                     query = None;
-                    for enr in found.unwrap_or_default() {
+                    for enr in found.and_then(Result::ok).unwrap_or_default() {
                         self.offer(enr);
                     }
                     let longest = if self.discovery.wants_peers() { QUERY_PAUSE.1 } else { QUERY_PAUSE.2 };
