@@ -3,8 +3,8 @@
 use prost::Message as _;
 
 use crate::{
-    EligibilityStatus, LightPushRequest, NodeKey, PeerMetadata, StoreEntry, StoreQueryRequest, StoreQueryResponse,
-    StoreStatus, Timestamp, WakuMessage, proto,
+    EligibilityStatus, LightPushRequest, NodeKey, NodeRecord, PeerMetadata, RecordContent, StoreEntry,
+    StoreQueryRequest, StoreQueryResponse, StoreStatus, Timestamp, WakuMessage, peer_exchange, proto,
     topics::{ContentTopic, PubsubTopic},
 };
 
@@ -67,7 +67,15 @@ fn mutated_messages_do_not_panic() {
         waku_message: Some(message.clone().into()),
         pubsub_topic: Some(shard.to_string()),
     };
+    let record = RecordContent::default().sign(&NodeKey::generate(), 1).unwrap().encode();
+    let peers = proto::peer_exchange::v2::PeerExchangeResponse {
+        peer_infos: vec![proto::peer_exchange::v2::PeerInfo { enr: record.clone() }],
+        ..Default::default()
+    };
+    let peers = proto::peer_exchange::v2::PeerExchangeRpc { query: None, response: Some(peers) }.encode_to_vec();
     // Unchanged, each is read.
+    assert_eq!(NodeRecord::decode(&record).unwrap().encode(), record);
+    assert_eq!(peer_exchange::decode(peer, &peers, 60).unwrap().len(), 1);
     assert_eq!(WakuMessage::decode(&message.encode()).unwrap(), message);
     assert_eq!(StoreQueryRequest::decode(&request.encode()).unwrap(), request);
     assert_eq!(StoreQueryResponse::decode(&response.encode(), &request, peer).unwrap(), response);
@@ -89,6 +97,11 @@ fn mutated_messages_do_not_panic() {
         ];
         read += outcomes.iter().filter(|ok| **ok).count();
         refused += outcomes.iter().filter(|ok| !**ok).count();
+    }
+    // Verifying is slow.
+    for _ in 0..2_000 {
+        let _ = NodeRecord::decode(&random.mutate(&record));
+        let _ = peer_exchange::decode(peer, &random.mutate(&peers), 60);
     }
     assert!(read > 10_000 && refused > 10_000, "{read} read, {refused} refused");
 }

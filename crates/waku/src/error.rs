@@ -6,6 +6,7 @@ use libp2p::{Multiaddr, PeerId};
 
 use crate::{
     archive::ArchiveError,
+    enr::RecordError,
     message::MessageError,
     topics::{PubsubTopic, TopicError},
 };
@@ -246,6 +247,12 @@ pub enum NodeError {
     /// The archive.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// The node's record can't be made.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The node runs without discovery.
+    #[error("this node runs without discovery")]
+    NoDiscovery,
     /// A protocol is served already.
     #[error("{protocol} is served already")]
     AlreadyServed {
@@ -305,6 +312,8 @@ impl NodeError {
             Self::Config { .. } => "TRB-W341",
             Self::Listen { .. } => "TRB-W342",
             Self::Archive(e) => e.code(),
+            Self::Record(e) => e.code(),
+            Self::NoDiscovery => "TRB-W348",
             Self::AlreadyServed { .. } => "TRB-W343",
             Self::InvalidProtocol { .. } => "TRB-W309",
             Self::ShardNotJoined { .. } => "TRB-W344",

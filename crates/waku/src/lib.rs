@@ -8,6 +8,8 @@ mod archive;
 mod clock;
 #[cfg(test)]
 mod decoders;
+mod discovery;
+mod enr;
 mod error;
 mod filter;
 mod key;
@@ -16,6 +18,7 @@ mod limits;
 mod message;
 mod metadata;
 mod node;
+mod peer_exchange;
 pub mod proto;
 mod queue;
 mod relay;
@@ -32,6 +35,11 @@ pub use crate::{
         Selection, SqliteArchive,
     },
     clock::{Clock, ManualClock, SystemClock, Timestamp},
+    discovery::{DiscoveryConfig, DiscoveryLimits, FoundBy, FoundPeer, FoundPeers},
+    enr::{
+        Capabilities, MAX_RECORD_BYTES, MAX_RECORD_SHARDS, NodeRecord, RecordContent, RecordError, RecordShards,
+        ServiceFamilies,
+    },
     error::{DialError, NodeError, PublishError, RequestError},
     filter::{
         FILTER_PUSH_PROTOCOL, FILTER_SUBSCRIBE_PROTOCOL, FilterConfig, FilterError, FilterGate, FilterHealth,
@@ -48,6 +56,9 @@ pub use crate::{
     node::{
         LightPushConfig, MetadataPolicy, Node, NodeConfig, NodeHandle, NodeLimits, NodeStats, Published,
         ReceivedMessage, StoreConfig, Subscription, WeakNodeHandle,
+    },
+    peer_exchange::{
+        MAX_EXCHANGED_PEERS, PEER_EXCHANGE_PROTOCOL, PeerExchangeConfig, PeerExchangeError, PeerExchangeStatus,
     },
     relay::RELAY_PROTOCOL,
     rpc::{Refusal, RequestHandler, RequestLimits, ServeLimits, ServeStats},

@@ -7,6 +7,7 @@ use libp2p::Multiaddr;
 use crate::{
     archive::ArchiveConfig,
     clock::{Clock, SystemClock},
+    discovery::DiscoveryConfig,
     error::NodeError,
     filter::FilterConfig,
     key::NodeKey,
@@ -36,6 +37,8 @@ pub struct NodeConfig {
     pub relay: bool,
     /// Peers that the node keeps connected to, `/ip4/../tcp/../p2p/..`. They add to those that dial it.
     pub static_peers: Vec<Multiaddr>,
+    /// Finding peers by discv5 and peer exchange; `None` doesn't. It adds to `static_peers` and never replaces them.
+    pub discovery: Option<DiscoveryConfig>,
     /// Where relayed messages are archived; none if they aren't.
     pub archive: Option<ArchiveConfig>,
     /// Serving Store from the archive; `None` keeps the archive to the node itself.
@@ -72,6 +75,7 @@ impl NodeConfig {
             shards,
             relay: true,
             static_peers: Vec::new(),
+            discovery: None,
             archive: None,
             store: Some(StoreConfig::default()),
             lightpush: None,

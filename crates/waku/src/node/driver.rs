@@ -28,11 +28,11 @@ use libp2p::{
     },
     tcp, yamux,
 };
-use rand::Rng as _;
+use rand::{Rng as _, seq::SliceRandom as _};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -43,12 +43,14 @@ use super::{
 use crate::{
     archive::{Archive, ArchiveConfig, ArchiveWriter, ArchivedMessage, Enqueued, SqliteArchive},
     clock::Clock,
+    discovery::{self, Discovery, DiscoveryConfig},
     error::{DialError, NodeError, PublishError, RequestError},
     filter::{FILTER_SUBSCRIBE_PROTOCOL, FilterClient, FilterServer},
     lightpush::{LIGHTPUSH_PROTOCOL, LIGHTPUSH_V2_PROTOCOL, LightPushServer, LightPushServerV2, LightPushService},
     limits::KeyedLimiter,
     message::{MAX_MESSAGE_BYTES, MessageHash, WakuMessage},
     metadata::{self, METADATA_PROTOCOL, MetadataServer, PeerMetadata},
+    peer_exchange::{PEER_EXCHANGE_PROTOCOL, PeerExchangeServer},
     relay,
     rpc::{self, Handler, OpenStream, Registry},
     store::{STORE_PROTOCOL, StoreServer},
@@ -86,6 +88,15 @@ const MAX_WAITERS: usize = 1024;
 
 /// First and longest pause between two tries to reach a static peer.
 const RECONNECT_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Found peers that are dialed in one second.
+const MAX_FOUND_DIALS: usize = 4;
+
+/// Records that are asked for at once.
+const ASKED_PEERS: usize = 20;
+
+/// First and longest pause between two requests for the records of others.
+const ASK_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 pub(super) enum Command {
     Dial { address: Multiaddr, reply: oneshot::Sender<Result<PeerId, DialError>> },
@@ -182,6 +193,7 @@ struct Driver {
     dials: Vec<PendingDial>,
     waiters: Vec<(Condition, oneshot::Sender<()>)>,
     static_peers: Vec<StaticPeer>,
+    discovery: Option<Arc<Discovery>>,
     seen: relay::Seen,
     relay_messages: KeyedLimiter<PeerId>,
     relay_bytes: KeyedLimiter<PeerId>,
@@ -277,6 +289,7 @@ pub(super) async fn spawn(config: NodeConfig) -> Result<NodeHandle, NodeError> {
         dials: Vec::new(),
         waiters: Vec::new(),
         static_peers,
+        discovery: None,
         seen: relay::Seen::default(),
         relay_messages: KeyedLimiter::new(Some(config.limits.relay_messages_per_peer), None, rated_peers, now),
         relay_bytes: KeyedLimiter::new(Some(config.limits.relay_bytes_per_peer), None, rated_peers, now),
@@ -289,9 +302,22 @@ pub(super) async fn spawn(config: NodeConfig) -> Result<NodeHandle, NodeError> {
         driver.stop().await;
         return Err(e);
     }
+    let found = match &config.discovery {
+        Some(settings) => match driver.start_discovery(&config, settings, addresses.clone()).await {
+            Ok(discovery) => Some(discovery),
+            Err(e) => {
+                driver.stop().await;
+                return Err(e);
+            }
+        },
+        None => None,
+    };
     let handle = NodeHandle {
         shared: Arc::new_cyclic(|shared| {
             let node = WeakNodeHandle { shared: shared.clone() };
+            if let Some(discovery) = found.clone().filter(|_| config.discovery.as_ref().is_some_and(|d| d.ask_peers)) {
+                driver.tasks.push(tokio::spawn(ask_peers(node.clone(), discovery, driver.shutdown.clone())));
+            }
             let (lightpush, filter_server) = services(&config, &node, &registry);
             driver.filter_server.clone_from(&filter_server);
             Shared {
@@ -311,6 +337,7 @@ pub(super) async fn spawn(config: NodeConfig) -> Result<NodeHandle, NodeError> {
                 lightpush,
                 filter_server,
                 filter_client,
+                discovery: found,
                 counters,
                 stopped,
             }
@@ -340,6 +367,38 @@ fn services(config: &NodeConfig, node: &WeakNodeHandle, registry: &Registry) -> 
         server
     });
     (lightpush, filter)
+}
+
+/// Asks connected peers for the records of others while the node wants more connections.
+async fn ask_peers(node: WeakNodeHandle, discovery: Arc<Discovery>, shutdown: CancellationToken) {
+    let mut pause = ASK_PAUSE.0;
+    loop {
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = shutdown.cancelled() => return,
+        }
+        let Some(node) = node.upgrade() else { return };
+        if !discovery.wants_peers() {
+            pause = ASK_PAUSE.1;
+            continue;
+        }
+        // A request waits for the node's task, which waits for this one when it stops.
+        let ask = async {
+            let peers = node.connected_peers().await;
+            let peer = peers.choose(&mut rand::thread_rng()).copied()?;
+            Some(node.exchange_peers(peer, ASKED_PEERS).await)
+        };
+        let asked = tokio::select! {
+            asked = ask => asked,
+            () = shutdown.cancelled() => return,
+        };
+        match asked {
+            None => continue,
+            Some(Ok(_)) => {}
+            Some(Err(e)) => tracing::debug!(code = e.code(), error = %e, "a peer told no other peers"),
+        }
+        pause = (pause * 2).min(ASK_PAUSE.1);
+    }
 }
 
 fn static_peers(config: &NodeConfig) -> Result<Vec<StaticPeer>, NodeError> {
@@ -505,6 +564,23 @@ impl Driver {
             Ok(())
         };
         timeout(LISTEN_TIMEOUT, wait).await.unwrap_or_else(|_| Err(failed("the socket didn't open in time".to_owned())))
+    }
+
+    async fn start_discovery(
+        &mut self,
+        config: &NodeConfig,
+        settings: &DiscoveryConfig,
+        addresses: watch::Receiver<Vec<Multiaddr>>,
+    ) -> Result<Arc<Discovery>, NodeError> {
+        let (discovery, task) = discovery::start(config, settings, addresses, self.shutdown.clone()).await?;
+        self.tasks.extend(task);
+        if let Some(exchange) = &settings.peer_exchange {
+            let server = PeerExchangeServer { book: discovery.book().clone() };
+            let protocol = super::stream_protocol(PEER_EXCHANGE_PROTOCOL)?;
+            self.registry.register(protocol, exchange.limits, Handler::Requests(Arc::new(server)));
+        }
+        self.discovery = Some(discovery.clone());
+        Ok(discovery)
     }
 
     async fn run(mut self) {
@@ -731,6 +807,9 @@ impl Driver {
             }
             _ => {
                 known.state = PeerState::Ready(answer.ok());
+                if let Some(discovery) = &self.discovery {
+                    discovery.book().reached(&peer);
+                }
                 for fixed in self.static_peers.iter_mut().filter(|fixed| fixed.peer == peer) {
                     fixed.pause = RECONNECT_PAUSE.0;
                 }
@@ -751,6 +830,7 @@ impl Driver {
 
     fn on_tick(&mut self) {
         self.reconnect();
+        self.dial_found();
         if let Some(filter) = &self.filter_server {
             filter.expire();
         }
@@ -781,6 +861,15 @@ impl Driver {
                 .condition(PeerCondition::DisconnectedAndNotDialing)
                 .build();
             let _ = self.swarm.dial(options);
+        }
+    }
+
+    fn dial_found(&mut self) {
+        let Some(discovery) = &self.discovery else { return };
+        let found = discovery.to_dial(self.peers.len(), MAX_FOUND_DIALS, |peer| self.peers.contains_key(peer));
+        for (peer, addresses) in found {
+            let condition = PeerCondition::DisconnectedAndNotDialing;
+            let _ = self.swarm.dial(DialOpts::peer_id(peer).addresses(addresses).condition(condition).build());
         }
     }
 

@@ -38,6 +38,8 @@ use self::{
 use crate::{
     archive::{Archive, ArchiveWriter},
     clock::{Clock, Timestamp},
+    discovery::{Discovery, FoundBy, FoundPeer, FoundPeers},
+    enr::NodeRecord,
     error::{DialError, NodeError, PublishError, RequestError},
     filter::{
         self, FILTER_PUSH_PROTOCOL, FilterClient, FilterError, FilterGate, FilterServer, FilterStats,
@@ -47,6 +49,7 @@ use crate::{
     lightpush::{self, LightPushError, LightPushGate, LightPushRequest, LightPushService, LightPushed},
     message::{MessageHash, WakuMessage},
     metadata::PeerMetadata,
+    peer_exchange::{self, PeerExchangeError},
     rpc::{
         FrameError, Handler, OpenError, OpenStream, Registry, RequestHandler, RequestLimits, ServeLimits, ServeStats,
         read_frame, write_frame,
@@ -127,6 +130,7 @@ struct Shared {
     lightpush: Option<Arc<LightPushService>>,
     filter_server: Option<Arc<FilterServer>>,
     filter_client: Arc<FilterClient>,
+    discovery: Option<Arc<Discovery>>,
     counters: Arc<Counters>,
     stopped: CancellationToken,
 }
@@ -298,6 +302,43 @@ impl NodeHandle {
     pub async fn wait_for_mesh(&self, topic: PubsubTopic, peers: usize, limit: Duration) -> Result<(), NodeError> {
         self.check_relay()?;
         self.wait(Condition::Mesh(topic, peers), limit, || format!("{peers} peers in the mesh of {topic}")).await
+    }
+
+    // Discovery
+
+    /// The node's own record as it is now; `None` without discovery. Its address may change while the node runs.
+    #[must_use]
+    pub fn record(&self) -> Option<NodeRecord> {
+        self.shared.discovery.as_ref().map(|discovery| discovery.record())
+    }
+
+    /// Peers of this network that discovery knows, connected or not, in no order.
+    #[must_use]
+    pub fn found_peers(&self) -> Vec<FoundPeer> {
+        self.shared.discovery.as_ref().map(|discovery| discovery.book().found()).unwrap_or_default()
+    }
+
+    /// Found peers as they come, those known already first.
+    ///
+    /// # Errors
+    /// [`NodeError::NoDiscovery`].
+    pub fn watch_found_peers(&self) -> Result<FoundPeers, NodeError> {
+        self.shared.discovery.as_ref().map(|discovery| discovery.watch()).ok_or(NodeError::NoDiscovery)
+    }
+
+    /// Asks a connected peer for the records of at most `count` others (60 at most). With discovery, those of this
+    /// network are remembered, and dialed when connections are missing.
+    ///
+    /// # Errors
+    /// [`PeerExchangeError`].
+    pub async fn exchange_peers(&self, peer: PeerId, count: usize) -> Result<Vec<NodeRecord>, PeerExchangeError> {
+        let records = peer_exchange::ask(self, peer, count).await?;
+        if let Some(discovery) = &self.shared.discovery {
+            for record in &records {
+                discovery.book().offer(record.clone(), FoundBy::PeerExchange);
+            }
+        }
+        Ok(records)
     }
 
     // Relay

@@ -1,6 +1,7 @@
 //! Real nodes on loopback.
 
 mod common;
+mod discovery;
 mod filter;
 mod lightpush;
 mod peers;
