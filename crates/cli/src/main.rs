@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Time for work on other threads, a proof say, when everything else is over.
-const LAST_WORK_LIMIT: Duration = Duration::from_secs(10);
+const LAST_WORK_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -1,7 +1,7 @@
 //! The real program: a plain node from `init` to SIGTERM, its HTTP port, and what a kill leaves behind.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
@@ -30,6 +30,9 @@ fn node_home(options: &[&str]) -> TempDir {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     home
 }
+
+/// Time between two looks.
+const LOOK: Duration = Duration::from_millis(10);
 
 struct Daemon {
     child: Child,
@@ -87,7 +90,7 @@ impl Daemon {
             match self.child.try_wait().unwrap() {
                 Some(status) => return status,
                 None if Instant::now() > until => panic!("it does not end"),
-                None => std::thread::yield_now(),
+                None => std::thread::sleep(LOOK),
             }
         }
     }
@@ -105,7 +108,7 @@ fn until(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < end, "never: {what}");
-        std::thread::yield_now();
+        std::thread::sleep(LOOK);
     }
 }
 
@@ -135,7 +138,6 @@ fn a_node_alone_lives_reports_and_stops_in_good_order() {
         "tributary_node_peers 0",
         "tributary_ready 0",
         "tributary_node_archive_messages 0",
-        "tributary_node_filter_subscribers 0",
         "tributary_node_requests_total{protocol=\"store\",outcome=\"answered\"} 0",
     ] {
         assert!(text.lines().any(|l| l == line), "no '{line}' in\n{text}");
@@ -186,6 +188,57 @@ fn a_killed_node_starts_again_under_its_name() {
     assert_eq!(again.ended().code(), Some(0));
 }
 
+/// A daemon that is held up: it dials a peer that takes the connection and says nothing.
+fn held_up(config: &str) -> (TempDir, TcpListener, TcpStream, Child) {
+    let id = {
+        let home = node_home(&[]);
+        Daemon::start(&home).started["peer_id"].as_str().unwrap().to_owned()
+    };
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = format!("/ip4/127.0.0.1/tcp/{}/p2p/{id}", mute.local_addr().unwrap().port());
+    let home = node_home(&[]);
+    let file = home.path().join("home/tributary.toml");
+    std::fs::write(file, format!("{config}\n[waku]\nbootstrap = [\"{peer}\"]\n")).unwrap();
+    let child = tributary(&home.path().join("home"))
+        .args(["node", "run"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (connection, _) = mute.accept().unwrap();
+    (home, mute, connection, child)
+}
+
+fn terminate(child: &Child) {
+    assert!(Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn a_second_signal_ends_a_daemon_at_once() {
+    let (_home, _mute, _connection, mut child) = held_up("stop_limit = 600");
+    // Signals that come before the last one is taken count as one.
+    let end = Instant::now() + PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(Instant::now() < end, "it does not end");
+        terminate(&child);
+        std::thread::sleep(LOOK);
+    };
+    assert_eq!(status.code(), Some(128 + 15), "{status}");
+}
+
+#[test]
+fn a_daemon_that_does_not_stop_in_time_is_ended() {
+    let (_home, _mute, _connection, child) = held_up("stop_limit = 1");
+    terminate(&child);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(log.contains("TRB-X017"), "{log}");
+}
+
 #[test]
 fn many_idle_connections_leave_the_port_usable() {
     let home = node_home(&[]);
@@ -217,7 +270,7 @@ fn the_port_is_off_when_no_address_is_configured_and_a_taken_one_is_named() {
     node.signal("TERM");
     assert_eq!(node.ended().code(), Some(0));
 
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     set(&address);
     let refused = run(tributary(&home.path().join("home")).args(["--json", "node", "run"]));

@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(
             families.text().unwrap(),
             "# HELP a Some.\n# TYPE a counter\na_total{outcome=\"good\"} 3\na_total{outcome=\"bad\\\"\\n\"} 4\n\
-             # HELP b Others.\n# TYPE b gauge\nb 1267650600228229401496703205376.0\n# EOF\n"
+             # HELP b Others.\n# TYPE b gauge\nb 1.2676506002282295e30\n# EOF\n"
         );
     }
 }

@@ -21,6 +21,8 @@ use crate::error::CliError;
 const MAX_CONNECTIONS: usize = 16;
 /// Time for one connection, from its first byte to its last.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
+/// Time for a request's head.
+const HEAD_LIMIT: Duration = Duration::from_secs(2);
 /// Pause after the system refuses a connection, for want of files say.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of a request at most; hyper takes no less.
@@ -61,6 +63,7 @@ async fn accept(listener: TcpListener, watch: Arc<Watch>) {
             });
             let serving = http1::Builder::new()
                 .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_LIMIT)
                 .keep_alive(false)
                 .max_buf_size(MAX_REQUEST_BYTES)
                 .serve_connection(TokioIo::new(stream), service);

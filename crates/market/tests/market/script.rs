@@ -171,7 +171,8 @@ async fn a_script_accepts_and_may_lower_the_load_cap() {
 
 #[tokio::test]
 async fn a_script_refuses_with_its_code_and_words() {
-    let shop_one = shop(r#"echo '{"verdict":"refuse","code":"capacity","words":"come back\nlater","retry_after":60}'"#);
+    let shop_one =
+        shop(r#"printf %s '{"verdict":"refuse","code":"capacity","words":"come back\nlater","retry_after":60}'"#);
     let refusal = shop_one.refused().await;
     assert_eq!((refusal.code, refusal.policy.as_str()), (RefusalCode::Capacity, "script"));
     assert_eq!(refusal.description, "come back later");

@@ -81,6 +81,8 @@ async fn calls_that_the_quote_does_not_cover() {
         other => panic!("{other:?}"),
     }
     nothing_stored(&desk).await;
+    let rejected = desk.engine.snapshot().await.unwrap().rejected;
+    assert_eq!((rejected["quote_for_other"], rejected["wrong_operation"], rejected.values().sum()), (2, 1, 5u64));
     desk.payer.abandon(good.operation).await.unwrap();
 
     let elsewhere = desk.transfer_on(SendTerms { relayer: NOBODY, ..desk.terms() }).await;

@@ -7,7 +7,7 @@ use alloy::{
     providers::{Provider, ext::AnvilApi},
     rpc::types::TransactionRequest,
 };
-use tributary_relayer::{EngineConfig, RequestState};
+use tributary_relayer::{EngineConfig, RequestCounts, RequestState};
 use tributary_wallet::{OperationStatus, SendTerms};
 
 use crate::{
@@ -47,6 +47,14 @@ async fn operation_and_insertion_go_in_one_call_and_the_fee_is_paid() {
     desk.net.mine(CONFIG.confirmations).await;
     desk.turn().await;
     assert!(desk.engine.store().unsettled().await.unwrap().is_empty(), "deep enough to be done with");
+    let receipt = receipt(&desk, transaction).await.unwrap();
+    let numbers = desk.engine.snapshot().await.unwrap();
+    assert_eq!((numbers.settled, numbers.insertions, numbers.reverted, numbers.replaced), (1, 1, 0, 0));
+    assert_eq!(
+        (numbers.gas, numbers.gas_wei),
+        (receipt.gas_used, u128::from(receipt.gas_used) * receipt.effective_gas_price)
+    );
+    assert_eq!(numbers.requests, RequestCounts { inserted: 1, ..RequestCounts::default() });
     assert!(matches!(desk.submit(1, &transfer, true).await.unwrap(), RequestState::Confirmed { .. }));
     desk.turn().await;
     assert_eq!(desk.sent().await, 1);
@@ -171,6 +179,9 @@ async fn a_stuck_transaction_is_sent_again_at_a_higher_price_and_counts_once() {
     desk.net.mine(CONFIG.confirmations).await;
     desk.engine.turn().await.unwrap();
     assert!(desk.engine.store().unsettled().await.unwrap().is_empty(), "both versions are done with");
+    let numbers = desk.engine.snapshot().await.unwrap();
+    assert_eq!((numbers.replaced, numbers.settled, numbers.insertions), (1, 1, 0));
+    assert_eq!(numbers.requests, RequestCounts { mined: 1, ..RequestCounts::default() });
 }
 
 #[tokio::test(flavor = "multi_thread")]
