@@ -77,7 +77,8 @@ struct Pending {
 #[derive(Debug, Default)]
 struct State {
     lease: Option<Lease>,
-    pending: Option<Pending>,
+    /// At most one for the running slot and one for the next.
+    pending: Vec<Pending>,
     /// Tickets lost on this slot.
     spent: Option<(UnixTime, u32)>,
     /// A slot that buying makes no sense for any more.
@@ -137,6 +138,7 @@ impl LeaseBuyer {
         let now = self.tickets.now()?;
         let clock = self.tickets.clock();
         let running = clock.slot_of(now)?;
+        state.pending.retain(|pending| now < pending.slot.end());
         if state.lease.is_some() && state.queried.is_none_or(|at| now < at || now.since(at).get() >= QUERY_INTERVAL) {
             state.queried = Some(now);
             if let Ok(answer) = self.query().await
@@ -183,10 +185,9 @@ impl LeaseBuyer {
         if state.left == Some(slot.start()) {
             return;
         }
-        let pending = match state.pending.take() {
-            Some(pending) if pending.slot == slot => pending,
-            // Its slot is over, or its turn comes again.
-            _ => match self.bind(slot).await {
+        let pending = match state.pending.iter().position(|pending| pending.slot == slot) {
+            Some(at) => state.pending.swap_remove(at),
+            None => match self.bind(slot).await {
                 Ok(pending) => pending,
                 Err(error) => {
                     state.reason = error.to_string();
@@ -198,7 +199,7 @@ impl LeaseBuyer {
             Ok(answer) => answer,
             Err(error) => {
                 state.reason = error.to_string();
-                state.pending = Some(pending);
+                state.pending.push(pending);
                 return;
             }
         };
@@ -210,7 +211,7 @@ impl LeaseBuyer {
         match answer.verdict() {
             LeaseVerdict::Granted => {}
             LeaseVerdict::Payment { reason, .. } => match reason.remedy() {
-                Remedy::SendAgain => state.pending = Some(pending),
+                Remedy::SendAgain => state.pending.push(pending),
                 Remedy::NewTicket | Remedy::Spent => {
                     let spent = state.spent.filter(|(at, _)| *at == slot.start()).map_or(0, |(_, n)| n) + 1;
                     state.spent = Some((slot.start(), spent));
@@ -260,7 +261,12 @@ impl LeaseBuyer {
         for _ in 0..FIRST_TRIES {
             match self.turn().await? {
                 LeaseHealth::Held { until } => return Ok(until),
-                LeaseHealth::Missed { reason, .. } => last = reason,
+                LeaseHealth::Missed { reason, slot_start } => {
+                    last = reason;
+                    if self.state.lock().await.left == Some(slot_start) {
+                        break;
+                    }
+                }
                 LeaseHealth::None => {}
             }
             self.tickets.next_try().await;

@@ -1,7 +1,8 @@
 use prost::Message as _;
 use tributary_market::envelope::{self, PayloadType};
 use tributary_market::offer::{
-    Attributes, OfferContext, OfferError, RateClassId, ServiceId, SignedOffer, UseUnit, VerifiedOffer,
+    Attributes, FilterAttributes, LeaseSale, LightpushAttributes, OfferContext, OfferError, RateClassId, Service,
+    ServiceId, SignedOffer, UsePrice, UseUnit, VerifiedOffer,
 };
 use tributary_market::proto;
 use tributary_market::sealed::EncryptionSecret;
@@ -189,4 +190,41 @@ fn prices_and_classes_are_looked_up() {
     assert_eq!(price.tickets_for(7), Some(6));
     price.quantity = 1;
     assert_eq!(price.tickets_for(u64::MAX), None);
+}
+
+#[test]
+fn services_sold_by_the_slot_are_read_as_written() {
+    let lease = |unit, grace| Some(LeaseSale { unit, max_quota: 20, grace: seconds(grace) });
+    let with = |grace| {
+        let mut offer = offer();
+        let pubsub_topics = vec![SHARD.to_owned()];
+        let price = |unit, quantity| vec![UsePrice { unit, quantity, tickets: 2 }];
+        offer.services.push(Service {
+            id: ServiceId::filter(),
+            uses: price(UseUnit::TopicMinute, 10),
+            attributes: Attributes::Filter(FilterAttributes {
+                pubsub_topics: pubsub_topics.clone(),
+                lease: lease(UseUnit::TopicMinute, grace),
+            }),
+        });
+        offer.services.push(Service {
+            id: ServiceId::lightpush(),
+            uses: price(UseUnit::Message, 5),
+            attributes: Attributes::Lightpush(LightpushAttributes {
+                pubsub_topics,
+                lease: lease(UseUnit::Message, grace),
+                max_payload: 1000,
+            }),
+        });
+        offer.sign(&key(1))
+    };
+    let signed = with(600).unwrap();
+    let read = verify(&signed);
+    let filter = read.service(&ServiceId::filter()).unwrap();
+    // A begun minute and a begun quantity count whole.
+    assert_eq!([1, 5, 6].map(|quota| filter.lease_tickets(quota, seconds(61))), [2, 2, 4].map(Some));
+    assert_eq!(read.service(&ServiceId::lightpush()).unwrap().lease_tickets(11, seconds(60)), Some(6));
+    assert_eq!(read.service(&ServiceId::store()).unwrap().lease_tickets(1, seconds(60)), None);
+    assert_eq!(read.offer().sign(&key(1)).unwrap(), signed);
+    assert_eq!(with(601).unwrap_err().code(), "TRB-M007");
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,7 +10,7 @@ use parking_lot::Mutex;
 use tributary_ledger::Ledger;
 use tributary_market::clock::Clock;
 use tributary_market::offer::{
-    self, Attributes, RateClass, RateClassId, ServiceId, StoreAttributes, UsePrice, UseUnit,
+    self, Attributes, LeaseSale, RateClass, RateClassId, ServiceId, StoreAttributes, UsePrice, UseUnit,
 };
 use tributary_market::ticket::PreparedTicket;
 use tributary_protocol::ticket::OfferTerms;
@@ -17,6 +18,7 @@ use tributary_protocol::{Circuit, Price, ProviderDigest, Seconds, Slot, UnixTime
 use tributary_provider::claims::Claimer;
 use tributary_provider::daemon::{Provider, ProviderConfig, ProviderError, ProviderParts};
 use tributary_provider::free::FreeTierLimits;
+use tributary_provider::lease::{LeaseBook, LeaseRules};
 use tributary_provider::offers::SaleTerms;
 use tributary_provider::service::{Registry, Service, ServiceError};
 use tributary_provider::till::Till;
@@ -37,12 +39,31 @@ impl Clock for ChainTime {
 }
 
 /// Keeps its till for the test to use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Counter {
     till: Mutex<Option<Till>>,
+    book: Arc<LeaseBook>,
+    turns: AtomicU64,
+}
+
+/// Leases a page for a ticket.
+impl Default for Counter {
+    fn default() -> Self {
+        let rules = LeaseRules {
+            sale: LeaseSale { unit: UseUnit::Page, max_quota: 10, grace: Seconds::new(10).unwrap() },
+            price: UsePrice { unit: UseUnit::Page, quantity: 1, tickets: 1 },
+            max_leases: 10,
+        };
+        let book = Arc::new(LeaseBook::new(ServiceId::store(), rules));
+        Self { till: Mutex::default(), book, turns: AtomicU64::new(0) }
+    }
 }
 
 impl Counter {
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn till(&self) -> Till {
         self.till.lock().clone().expect("the service was started")
     }
@@ -71,6 +92,12 @@ impl Service for Counter {
     }
     async fn stop(&self) {
         *self.till.lock() = None;
+    }
+    fn leases(&self) -> Option<Arc<LeaseBook>> {
+        Some(Arc::clone(&self.book))
+    }
+    async fn turn(&self) {
+        self.turns.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use futures::StreamExt as _;
 use rand::SeedableRng as _;
+use tributary_market::lease::{self, LeaseRequest, LeaseResponse, LeaseTerms, LeaseVerdict};
 use tributary_market::negotiate::buyer::Answer;
 use tributary_market::negotiate::{self, QuoteRequest, RequestId, StoreWanted, Wanted};
 use tributary_market::offer::{OfferContext, RateClassId, ServiceId, SignedOffer};
@@ -154,6 +155,40 @@ async fn a_restarted_provider_remembers_and_a_lost_store_is_noticed() {
     config.on_missing = OnMissing::Lost;
     let (_provider, counter) = shop.open_with(config, None).await.unwrap();
     assert_eq!(reason(&counter.till(), &proof).await, Reason::StaleSlot);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_are_sold_over_the_node_until_the_provider_stops() {
+    let shop = Shop::new().await;
+    let (provider, counter) = shop.open().await;
+    let stream = shop.stream().await;
+    let maker = shop.maker().await;
+    let buyer = node().await;
+    buyer.dial_within(&shop.node.listen_addrs()[0], PATIENCE).await.unwrap();
+    let ask = async |request: Vec<u8>| {
+        let answer = Exchange::request(&buyer, shop.node.peer_id(), &[], lease::PROTOCOL, request).await?;
+        Ok::<_, tributary_market::transport::TransportError>(LeaseResponse::decode(&answer).unwrap())
+    };
+    let running = shop.slot();
+    let next = shop.net.ledger.clock().next(running).unwrap();
+    // Renewed ahead of its end, as soon as the next slot's tickets can be made.
+    for (slot, quota) in [(running, 2), (next, 3)] {
+        let terms = LeaseTerms { peer: buyer.peer_id(), service: ServiceId::store(), slot_start: slot.start(), quota };
+        let ticket = maker.take(&stream, slot, u8::try_from(quota).unwrap()).await.unwrap();
+        let eligibility_proof = pay(&shop, &ticket, &terms.signing_bytes());
+        let answer = ask(LeaseRequest::Buy { terms, eligibility_proof }.encode()).await.unwrap();
+        assert_eq!(answer.verdict(), LeaseVerdict::Granted);
+        assert_eq!(answer.lease.unwrap().until, slot.end().saturating_add(Seconds::new(10).unwrap()));
+    }
+    let snapshot = provider.snapshot();
+    assert_eq!((snapshot.leases["store"].granted, snapshot.leases["store"].held), (2, 1));
+    assert_eq!((snapshot.services["store"].served, snapshot.tickets.tickets), (2, 5));
+    provider.turn().await.unwrap();
+    assert_eq!(counter.turns(), 1);
+    let query = LeaseRequest::Query { service: ServiceId::store() }.encode();
+    assert_eq!(ask(query.clone()).await.unwrap().lease.unwrap().slots.len(), 2);
+    provider.stop().await;
+    assert!(ask(query).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
