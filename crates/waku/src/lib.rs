@@ -10,6 +10,9 @@ mod clock;
 mod decoders;
 mod error;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
 mod lightpush;
 mod limits;
