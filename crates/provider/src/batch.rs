@@ -2,16 +2,19 @@
 //!
 //! There is no batch window: the worker takes what waits at the moment it is free. A lone ticket is verified at once; under load the tickets that
 //! arrive during one verification form the next batch. A batch that fails is split until the bad proofs are found, and the peers that sent them are
-//! batched apart from then on, so that they slow down themselves.
+//! batched apart from then on, so that they slow down themselves. For a while after a bad proof nothing of its sender is verified at all, and that
+//! while doubles with each further one: finding a bad proof in a batch costs more than making one.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 use tracing::error;
 
 /// Verifies proofs. Called outside the async runtime; may take milliseconds.
@@ -41,6 +44,18 @@ pub struct BatchLimits {
     pub spoilers: usize,
     /// Good proofs after which a spoiler is batched with the others again.
     pub good_to_forgive: u32,
+    /// For how long nothing of a peer is verified after its first bad proof; doubles with each further one.
+    pub penalty: Duration,
+    /// The longest such time.
+    pub penalty_max: Duration,
+}
+
+impl BatchLimits {
+    /// For how long nothing of a peer is verified after its `bad`th bad proof.
+    fn penalty_after(&self, bad: u32) -> Duration {
+        let doublings = bad.saturating_sub(1).min(31);
+        self.penalty.saturating_mul(1 << doublings).min(self.penalty_max)
+    }
 }
 
 impl Default for BatchLimits {
@@ -52,6 +67,8 @@ impl Default for BatchLimits {
             waiting_per_spoiler: 4,
             spoilers: 4096,
             good_to_forgive: 64,
+            penalty: Duration::from_secs(1),
+            penalty_max: Duration::from_secs(60),
         }
     }
 }
@@ -78,6 +95,11 @@ pub enum Overload {
         /// Proofs of this peer that may wait.
         limit: usize,
     },
+    /// This peer sent a bad proof lately.
+    Penalty {
+        /// How long nothing of it is verified.
+        left: Duration,
+    },
     /// The batcher was stopped, or its verifier panicked on this batch.
     Stopped,
 }
@@ -98,7 +120,7 @@ pub struct BatchCounters {
 struct Waiting<I, P> {
     item: I,
     peer: Option<P>,
-    reply: oneshot::Sender<Verdict>,
+    reply: oneshot::Sender<Result<Verdict, Overload>>,
 }
 
 struct Queues<I, P> {
@@ -115,6 +137,17 @@ struct Queues<I, P> {
 struct Spoiler {
     good_since: u32,
     touched: u64,
+    /// Bad proofs until it is forgiven.
+    bad: u32,
+    /// Nothing of it is verified before.
+    until: Instant,
+}
+
+impl Spoiler {
+    fn penalty(&self) -> Option<Overload> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(Overload::Penalty { left })
+    }
 }
 
 struct Inner<V: ProofVerifier, P> {
@@ -197,6 +230,9 @@ where
                 let mut limit = limits.waiting_per_peer;
                 if let Some(s) = q.spoilers.get_mut(peer) {
                     s.touched = tick;
+                    if let Some(penalty) = s.penalty() {
+                        return Err(penalty);
+                    }
                     apart = true;
                     limit = limits.waiting_per_spoiler;
                 }
@@ -214,7 +250,7 @@ where
             }
         }
         self.inner.wake.notify_one();
-        verdict.await.map_err(|_| Overload::Stopped)
+        verdict.await.unwrap_or(Err(Overload::Stopped))
     }
 
     /// Whether a peer is batched apart for a bad proof.
@@ -243,6 +279,9 @@ where
     loop {
         let (batch, stopped) = inner.take();
         if batch.is_empty() {
+            if inner.has_waiting() {
+                continue;
+            }
             if stopped {
                 return;
             }
@@ -294,7 +333,22 @@ where
                 }
             }
         }
-        (batch, q.stopped)
+        // What a peer queued before its bad proof was found isn't looked at either.
+        let mut kept = Vec::with_capacity(batch.len());
+        for w in batch {
+            match w.peer.as_ref().and_then(|peer| q.spoilers.get(peer)).and_then(Spoiler::penalty) {
+                Some(penalty) => {
+                    let _ = w.reply.send(Err(penalty));
+                }
+                None => kept.push(w),
+            }
+        }
+        (kept, q.stopped)
+    }
+
+    fn has_waiting(&self) -> bool {
+        let q = self.queues.lock();
+        !q.clean.is_empty() || !q.apart.is_empty()
     }
 
     fn run(&self, batch: Vec<Waiting<V::Item, P>>) {
@@ -319,7 +373,7 @@ where
             if !valid {
                 self.invalid.fetch_add(1, Ordering::Relaxed);
             }
-            let _ = w.reply.send(if valid { Verdict::Valid } else { Verdict::Invalid });
+            let _ = w.reply.send(Ok(if valid { Verdict::Valid } else { Verdict::Invalid }));
         }
     }
 
@@ -358,7 +412,9 @@ where
             }
             return;
         }
-        q.spoilers.insert(peer.clone(), Spoiler { good_since: 0, touched: q.tick });
+        let bad = q.spoilers.get(peer).map_or(1, |s| s.bad.saturating_add(1));
+        let until = Instant::now() + self.limits.penalty_after(bad);
+        q.spoilers.insert(peer.clone(), Spoiler { good_since: 0, touched: q.tick, bad, until });
         if q.spoilers.len() > self.limits.spoilers
             && let Some(oldest) = q.spoilers.iter().min_by_key(|(_, s)| s.touched).map(|(p, _)| p.clone())
         {
@@ -420,7 +476,7 @@ mod tests {
     }
 
     fn limits() -> BatchLimits {
-        BatchLimits { good_to_forgive: 2, ..BatchLimits::default() }
+        BatchLimits { good_to_forgive: 2, penalty: Duration::ZERO, ..BatchLimits::default() }
     }
 
     async fn until(what: impl Fn() -> bool) {
@@ -574,5 +630,26 @@ mod tests {
             assert_eq!(b.verify(false, Some(peer)).await, Ok(Verdict::Invalid));
         }
         assert!(!b.is_apart(&1) && b.is_apart(&2) && b.is_apart(&3));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn after_a_bad_proof_nothing_of_its_sender_is_verified_for_a_while() {
+        let v = Arc::new(Scripted::default());
+        let hour = Duration::from_secs(3600);
+        let limits = BatchLimits { penalty: hour, penalty_max: hour, ..limits() };
+        let b = Arc::new(Batcher::<_, u8>::start(Arc::clone(&v), limits));
+        assert_eq!(b.verify(false, Some(1)).await, Ok(Verdict::Invalid));
+        let verified = b.counters().proofs;
+        let refused = b.verify(true, Some(1)).await;
+        assert!(matches!(refused, Err(Overload::Penalty { left }) if left <= hour), "{refused:?}");
+        assert_eq!(b.counters().proofs, verified, "it was verified all the same");
+        assert_eq!(b.verify(true, Some(2)).await, Ok(Verdict::Valid), "others aren't hit");
+    }
+
+    #[test]
+    fn penalties_double_up_to_their_bound() {
+        let limits = BatchLimits::default();
+        let seconds = [1, 2, 3, 6, 7, 40, u32::MAX].map(|bad| limits.penalty_after(bad).as_secs());
+        assert_eq!(seconds, [1, 2, 4, 32, 60, 60, 60]);
     }
 }

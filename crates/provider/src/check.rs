@@ -298,6 +298,9 @@ impl TicketChecker {
             Err(Overload::Peer { .. }) => {
                 return Err(TicketRefusal::Unavailable { reason: "too many of your tickets wait; send it again" });
             }
+            Err(Overload::Penalty { .. }) => {
+                return Err(TicketRefusal::Unavailable { reason: "you sent bad proofs lately; wait up to a minute" });
+            }
             Err(_) => return Err(TicketRefusal::Unavailable { reason: "too many tickets wait; send it again" }),
         }
 

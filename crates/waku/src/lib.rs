@@ -12,6 +12,9 @@ mod discovery;
 mod enr;
 mod error;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
 mod lightpush;
 mod limits;

@@ -10,6 +10,8 @@ mod types;
 
 use std::{sync::Arc, time::Duration};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::server::criteria;
 pub(crate) use self::{
     client::{FilterClient, subscribe},
     server::FilterServer,

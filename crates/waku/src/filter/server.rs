@@ -312,7 +312,7 @@ impl FilterServer {
     }
 }
 
-fn criteria(request: FilterSubscribeRequest) -> Result<(PubsubTopic, Vec<ContentTopic>), String> {
+pub(crate) fn criteria(request: FilterSubscribeRequest) -> Result<(PubsubTopic, Vec<ContentTopic>), String> {
     let (Some(topic), false) = (request.pubsub_topic, request.content_topics.is_empty()) else {
         return Err("pubsub_topic and content_topics must both be set".to_owned());
     };

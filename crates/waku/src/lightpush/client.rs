@@ -35,7 +35,7 @@ pub(crate) async fn push(
     }
 }
 
-fn decode(bytes: &[u8], request: &LightPushRequest, peer: PeerId) -> Result<LightPushed, LightPushError> {
+pub(crate) fn decode(bytes: &[u8], request: &LightPushRequest, peer: PeerId) -> Result<LightPushed, LightPushError> {
     let malformed = |reason| LightPushError::Malformed { peer, reason };
     let wire = v3::LightPushResponse::decode(bytes).map_err(|_| malformed("it is not a protobuf LightPushResponse"))?;
     let status = LightPushStatus(wire.status_code);
@@ -53,7 +53,7 @@ fn decode(bytes: &[u8], request: &LightPushRequest, peer: PeerId) -> Result<Ligh
     }
 }
 
-fn decode_v2(bytes: &[u8], request: &LightPushRequest, peer: PeerId) -> Result<LightPushed, LightPushError> {
+pub(crate) fn decode_v2(bytes: &[u8], request: &LightPushRequest, peer: PeerId) -> Result<LightPushed, LightPushError> {
     let malformed = |reason| LightPushError::Malformed { peer, reason };
     let wire = v2::PushRpc::decode(bytes).map_err(|_| malformed("it is not a protobuf PushRPC"))?;
     let response = wire.response.ok_or_else(|| malformed("it has no response"))?;

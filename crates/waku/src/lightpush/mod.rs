@@ -9,6 +9,8 @@ mod types;
 
 use std::time::Duration;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::client::{decode as decode_answer, decode_v2 as decode_v2_answer};
 pub(crate) use self::{
     client::push,
     server::{LightPushServer, LightPushServerV2, LightPushService},

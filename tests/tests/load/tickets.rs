@@ -1,0 +1,480 @@
+//! Tickets under load: buyers with good ones, attackers with bad ones, one provider, by request-response over libp2p.
+//!
+//! The tickets' proofs are made with a key whose trapdoor the test knows, since 600 a second can't be proved on one machine. The provider
+//! knows nothing of that: it computes every pairing, with a verifying key of the ticket circuit's shape, and stores every nullifier durably.
+
+#![allow(dead_code, reason = "the test and the program that measures each use a part of it")]
+
+#[path = "../../../crates/provider/tests/common/mod.rs"]
+mod common;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use common::{L, S, World, payee, provider, slot, statement};
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::runtime::{Builder, Runtime};
+use tributary_market::proto;
+use tributary_market::ticket::{self, Reason, TicketRefusal, Verdict};
+use tributary_protocol::{FieldElement as _, Fr};
+use tributary_provider::check::CheckCounters;
+use tributary_provider::store::OnMissing;
+use tributary_provider::till::{Admission, Till, Use};
+use tributary_waku::{
+    Bytes, ClusterId, Multiaddr, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits, PeerId, Rate, Refusal,
+    RequestHandler, RequestLimits, ServeLimits, Sharding,
+};
+
+const PROTOCOL: &str = "/test/paid/1";
+const PATIENCE: Duration = Duration::from_secs(30);
+const MAX_REQUEST: usize = 4096;
+/// The slot whose tickets are good; earlier ones are stale.
+const SLOT: u64 = 5;
+/// Different bad requests of a kind.
+const BAD: u64 = 400;
+
+/// What attackers send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flood {
+    /// Nothing.
+    None,
+    /// Cut-off requests.
+    Malformed,
+    /// Tickets whose one-time key didn't sign the request.
+    BadSignature,
+    /// Signed tickets with the proof of another statement.
+    BadProof,
+    /// Tickets that were spent for another request.
+    Replayed,
+    /// Tickets of a slot that is over.
+    Stale,
+    /// Tickets for another payee.
+    WrongPayee,
+    /// All kinds in turns.
+    Mixed,
+}
+
+impl Flood {
+    /// All, the quiet first.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::None,
+        Self::Malformed,
+        Self::BadSignature,
+        Self::BadProof,
+        Self::Replayed,
+        Self::Stale,
+        Self::WrongPayee,
+        Self::Mixed,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Malformed => "malformed",
+            Self::BadSignature => "bad_signature",
+            Self::BadProof => "bad_proof",
+            Self::Replayed => "replayed",
+            Self::Stale => "stale",
+            Self::WrongPayee => "wrong_payee",
+            Self::Mixed => "mixed",
+        }
+    }
+}
+
+/// How much is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    /// Length of each phase.
+    pub(crate) duration: Duration,
+    /// Buyers.
+    pub(crate) buyers: usize,
+    /// Good tickets a second, of all buyers.
+    pub(crate) valid_per_second: u32,
+    /// Attackers.
+    pub(crate) attackers: usize,
+    /// Bad tickets a second, of each attacker.
+    pub(crate) bad_per_attacker: u32,
+}
+
+impl Load {
+    /// 600 good tickets a second from 10 buyers, 100 bad ones from each of 20 attackers.
+    pub(crate) fn full(duration: Duration) -> Self {
+        Self { duration, buyers: 10, valid_per_second: 600, attackers: 20, bad_per_attacker: 100 }
+    }
+}
+
+/// One phase.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Phase {
+    /// What attackers sent.
+    pub(crate) flood: &'static str,
+    /// Good tickets sent.
+    pub(crate) offered: u64,
+    /// Good tickets whose acceptance the buyer was told of within the phase's time.
+    pub(crate) accepted: u64,
+    /// Good tickets whose acceptance the buyer was told of later.
+    pub(crate) accepted_late: u64,
+    /// Good tickets refused for want of capacity; they aren't spent.
+    pub(crate) unavailable: u64,
+    /// Good tickets refused as bad.
+    pub(crate) wrongly_refused: u64,
+    /// Good tickets that got no answer.
+    pub(crate) unanswered: u64,
+    /// Bad tickets sent.
+    pub(crate) bad_sent: u64,
+    /// Bad tickets refused by the checker.
+    pub(crate) bad_refused: u64,
+    /// Bad tickets that the limits kept from the checker, or that got no answer.
+    pub(crate) bad_cut: u64,
+    /// Bad tickets accepted.
+    pub(crate) bad_accepted: u64,
+    /// Median time to a good ticket's acceptance.
+    pub(crate) p50: Duration,
+    /// 99th percentile.
+    pub(crate) p99: Duration,
+    /// Seconds of the phase.
+    pub(crate) seconds: f64,
+}
+
+impl Phase {
+    /// Good tickets accepted a second.
+    pub(crate) fn throughput(&self) -> f64 {
+        self.accepted as f64 / self.seconds
+    }
+}
+
+/// All phases.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// One for each flood.
+    pub(crate) phases: Vec<Phase>,
+    /// Tickets whose acceptance was told more than once.
+    pub(crate) accepted_twice: usize,
+    /// Tickets accepted by the provider.
+    pub(crate) accepted: u64,
+    /// Nullifiers stored.
+    pub(crate) stored: u64,
+    /// The provider's counters at the end.
+    pub(crate) counters: CheckCounters,
+}
+
+/// Sells an answer for a ticket.
+#[derive(Debug)]
+struct Shop(Till);
+
+impl Shop {
+    async fn sell(&self, peer: PeerId, request: &[u8]) -> Result<(), TicketRefusal> {
+        let (ticket, payload) = self.0.checker().verifier().decode_paid_request(request, MAX_REQUEST)?;
+        let use_ = Use { peer: Some(peer), request: &payload, tickets: 1 };
+        let admission: Admission = self.0.admit_presented(&ticket, use_).await?;
+        let settled = self.0.served(admission).await;
+        settled.map_err(|_| TicketRefusal::Unavailable { reason: "the store failed" })
+    }
+}
+
+#[async_trait]
+impl RequestHandler for Shop {
+    async fn handle(&self, peer: PeerId, request: Bytes) -> Option<Bytes> {
+        let status = match self.sell(peer, &request).await {
+            Ok(()) => ticket::accepted(),
+            Err(refusal) => refusal.status(),
+        };
+        Some(status.encode_to_vec().into())
+    }
+
+    fn refuse(&self, _: Refusal) -> Option<Bytes> {
+        let reason = "too many requests; send it again";
+        Some(TicketRefusal::Unavailable { reason }.status().encode_to_vec().into())
+    }
+}
+
+fn config() -> NodeConfig {
+    NodeConfig {
+        relay: false,
+        limits: NodeLimits::shared_address(),
+        ..NodeConfig::new(NodeKey::generate(), ClusterId(42), Sharding::Auto { shards: 8 })
+    }
+}
+
+/// Room for what the load asks for; a single peer gets no more than its share.
+fn limits() -> ServeLimits {
+    ServeLimits {
+        max_request_bytes: MAX_REQUEST as u64,
+        max_concurrent: 256,
+        max_concurrent_per_peer: 32,
+        rate_per_peer: Some(Rate::new(100.0, 200.0)),
+        rate_total: Some(Rate::new(4000.0, 8000.0)),
+        ..ServeLimits::default()
+    }
+}
+
+/// Makes tickets on all cores: `n` is their number, and makes their nullifier.
+fn tickets(world: &World, numbers: std::ops::Range<u64>) -> Vec<Bytes> {
+    let next = AtomicU64::new(numbers.start);
+    let made = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                let mut own = Vec::new();
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    if n >= numbers.end {
+                        break;
+                    }
+                    own.push((n, good(world, n, b"request")));
+                }
+                made.lock().extend(own);
+            });
+        }
+    });
+    let mut made = made.into_inner();
+    made.sort_unstable_by_key(|(n, _)| *n);
+    made.into_iter().map(|(_, bytes)| bytes).collect()
+}
+
+fn good(world: &World, n: u64, payload: &[u8]) -> Bytes {
+    let ticket = world.prepared(n, statement(n, slot(SLOT)));
+    ticket.pay_payload(&provider(), payload.to_vec()).encode_to_vec().into()
+}
+
+/// Bad requests of one kind, of the tickets with these numbers.
+fn bad(world: &World, flood: Flood, numbers: std::ops::Range<u64>) -> Vec<Bytes> {
+    let one = world.trapdoor.prove(&statement(0, slot(SLOT)), 0);
+    let with_that_proof = |n: u64, slot_number: u64| {
+        let ticket = tributary_market::ticket::PreparedTicket {
+            statement: statement(n, slot(slot_number)),
+            proof: one,
+            key: common::key(n),
+        };
+        ticket.pay_payload(&provider(), b"request".to_vec())
+    };
+    let spoilt = |n: u64, spoil: fn(&mut proto::PaidRequest)| {
+        let mut request = with_that_proof(n, SLOT);
+        spoil(&mut request);
+        request.encode_to_vec()
+    };
+    let make = |n: u64| match flood {
+        Flood::None => Vec::new(),
+        Flood::Malformed => {
+            let mut bytes = with_that_proof(n, SLOT).encode_to_vec();
+            bytes.truncate(bytes.len() - 1 - usize::try_from(n % 200).unwrap());
+            bytes
+        }
+        Flood::BadSignature => spoilt(n, |request| request.signature[7] ^= 1),
+        Flood::BadProof => with_that_proof(n, SLOT).encode_to_vec(),
+        Flood::Replayed => good(world, n, b"another request").to_vec(),
+        Flood::Stale => with_that_proof(n, 0).encode_to_vec(),
+        Flood::WrongPayee => spoilt(n, |request| {
+            let other = payee().to_fr() + Fr::from(1_u8);
+            request.ticket.as_mut().unwrap().payee = other.to_be_bytes().to_vec();
+        }),
+        Flood::Mixed => unreachable!("made of the others"),
+    };
+    numbers.map(|n| make(n).into()).collect()
+}
+
+enum Answer {
+    Accepted,
+    Unavailable,
+    Refused,
+    Nothing,
+}
+
+async fn ask(node: &NodeHandle, shop: PeerId, request: Bytes) -> Answer {
+    let limits = RequestLimits { timeout: Duration::from_secs(10), ..RequestLimits::default() };
+    let Ok(answer) = node.request(shop, PROTOCOL, request, limits).await else { return Answer::Nothing };
+    let Ok(status) = proto::EligibilityStatus::decode(answer.as_ref()) else { return Answer::Nothing };
+    let code = status.status_code.unwrap_or_default();
+    match Verdict::read(code, &status.status_desc.unwrap_or_default()) {
+        Verdict::Accepted => Answer::Accepted,
+        Verdict::Refused { reason: Reason::Unavailable, .. } => Answer::Unavailable,
+        _ => Answer::Refused,
+    }
+}
+
+/// Nodes that only ask.
+struct Crowd {
+    nodes: Vec<NodeHandle>,
+    shop: PeerId,
+}
+
+impl Crowd {
+    async fn new(count: usize, shop: PeerId, address: &Multiaddr) -> Self {
+        let mut nodes = Vec::new();
+        for _ in 0..count {
+            let node = Node::spawn(config()).await.unwrap();
+            node.dial_within(address, PATIENCE).await.unwrap();
+            nodes.push(node);
+        }
+        Self { nodes, shop }
+    }
+
+    /// Sends requests at a fixed rate whether or not earlier ones were answered, in turns from all nodes, and gives each answer to `done`
+    /// with the number of its request and the time that it took.
+    async fn send(
+        &self,
+        per_second: u32,
+        duration: Duration,
+        request: impl Fn(u64) -> Bytes,
+        done: Arc<dyn Fn(u64, Answer, Duration) + Send + Sync>,
+    ) -> u64 {
+        let start = tokio::time::Instant::now();
+        let count = u64::from(per_second) * duration.as_secs();
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..count {
+            tokio::time::sleep_until(start + Duration::from_secs_f64(n as f64 / f64::from(per_second))).await;
+            let node = &self.nodes[usize::try_from(n).unwrap() % self.nodes.len()];
+            let (node, shop, done, bytes) = (node.clone(), self.shop, Arc::clone(&done), request(n));
+            tasks.spawn(async move {
+                let sent = Instant::now();
+                let answer = ask(&node, shop, bytes).await;
+                done(n, answer, sent.elapsed());
+            });
+            // What is done is let go, so that the set holds only what is on its way.
+            while tasks.try_join_next().is_some() {}
+        }
+        while let Some(task) = tasks.join_next().await {
+            task.unwrap();
+        }
+        count
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    accepted: AtomicU64,
+    late: AtomicU64,
+    unavailable: AtomicU64,
+    refused: AtomicU64,
+    unanswered: AtomicU64,
+    times: Mutex<Vec<Duration>>,
+}
+
+fn runtime(name: &str) -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).thread_name(name).enable_all().build().unwrap()
+}
+
+/// Runs one phase after the other against one provider.
+pub(crate) fn run(load: &Load, floods: &[Flood]) -> Report {
+    let dir = tempfile::tempdir().unwrap();
+    let (at_provider, elsewhere) = (runtime("provider"), runtime("peers"));
+    let world = at_provider.block_on(World::open(&dir.path().join("db"), OnMissing::NewPayee, S + SLOT * L + 5));
+    let node = NodeConfig { listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()], ..config() };
+    let node = at_provider.block_on(Node::spawn(node)).unwrap();
+    at_provider.block_on(node.serve(PROTOCOL, limits(), Arc::new(Shop(world.till.clone())))).unwrap();
+    let (shop, address) = (node.peer_id(), node.listen_addrs().first().cloned().unwrap());
+    let buyers = elsewhere.block_on(Crowd::new(load.buyers, shop, &address));
+
+    // Tickets that are spent before any phase, for the attackers to replay.
+    let (spent, first) = (1_000_000_u64, 10_000_000_u64);
+    let used = tickets(&world, spent..spent + BAD);
+    let told = Arc::new(Mutex::new(HashSet::new()));
+    let accepted_twice = Arc::new(AtomicUsize::new(0));
+    // From all buyers in turns, so that none exceeds its rate.
+    for (bytes, buyer) in used.iter().zip(buyers.nodes.iter().cycle()) {
+        let answer = elsewhere.block_on(ask(buyer, shop, bytes.clone()));
+        assert!(matches!(answer, Answer::Accepted), "a ticket to be replayed was not accepted");
+    }
+
+    let mut phases = Vec::new();
+    for (number, &flood) in (0_u64..).zip(floods) {
+        let count = u64::from(load.valid_per_second) * load.duration.as_secs();
+        let base = first + number * 1_000_000;
+        let valid = tickets(&world, base..base + count);
+        let kinds: &[Flood] = if flood == Flood::Mixed { &Flood::ALL[1..7] } else { std::slice::from_ref(&flood) };
+        // Spent nullifiers only where it is about spent ones: elsewhere they would hide the other fault.
+        let first_of = |kind: Flood| if kind == Flood::Replayed { spent } else { 2 * spent };
+        let numbers = |kind: Flood| first_of(kind)..first_of(kind) + BAD;
+        let sets: Vec<Vec<Bytes>> = kinds.iter().map(|kind| bad(&world, *kind, numbers(*kind))).collect();
+        let attackers = if flood == Flood::None { 0 } else { load.attackers };
+        // Each phase has attackers of its own: what the provider remembers of earlier ones must not spare it these.
+        let attackers = elsewhere.block_on(Crowd::new(attackers, shop, &address));
+
+        let (good, evil) = (Arc::new(Tally::default()), Arc::new(Tally::default()));
+        let start = Instant::now();
+        let end = start + load.duration;
+        let on_good: Arc<dyn Fn(u64, Answer, Duration) + Send + Sync> = {
+            let (good, told, twice) = (Arc::clone(&good), Arc::clone(&told), Arc::clone(&accepted_twice));
+            Arc::new(move |n, answer, took| match answer {
+                Answer::Accepted => {
+                    if !told.lock().insert(base + n) {
+                        twice.fetch_add(1, Ordering::Relaxed);
+                    }
+                    let counter = if Instant::now() <= end { &good.accepted } else { &good.late };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    good.times.lock().push(took);
+                }
+                other => count_refusal(&good, &other),
+            })
+        };
+        let on_bad: Arc<dyn Fn(u64, Answer, Duration) + Send + Sync> = {
+            let evil = Arc::clone(&evil);
+            Arc::new(move |_, answer, _| match answer {
+                Answer::Accepted => {
+                    evil.accepted.fetch_add(1, Ordering::Relaxed);
+                }
+                other => count_refusal(&evil, &other),
+            })
+        };
+        let (offered, bad_sent) = elsewhere.block_on(async {
+            let offer = |n: u64| valid[usize::try_from(n).unwrap()].clone();
+            let spoil = |n: u64| {
+                let n = usize::try_from(n).unwrap();
+                let set = &sets[n % sets.len()];
+                set[n / sets.len() % set.len()].clone()
+            };
+            let bad_rate = load.bad_per_attacker * u32::try_from(attackers.nodes.len()).unwrap();
+            let flood =
+                async { if bad_rate == 0 { 0 } else { attackers.send(bad_rate, load.duration, spoil, on_bad).await } };
+            futures::join!(buyers.send(load.valid_per_second, load.duration, offer, on_good), flood)
+        });
+        elsewhere.block_on(async {
+            for attacker in &attackers.nodes {
+                attacker.shutdown().await;
+            }
+        });
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let mut times = std::mem::take(&mut *good.times.lock());
+        times.sort_unstable();
+        let percentile = |p: usize| times.get((times.len() * p / 100).min(times.len().saturating_sub(1))).copied();
+        phases.push(Phase {
+            flood: flood.name(),
+            offered,
+            accepted: get(&good.accepted),
+            accepted_late: get(&good.late),
+            unavailable: get(&good.unavailable),
+            wrongly_refused: get(&good.refused),
+            unanswered: get(&good.unanswered),
+            bad_sent,
+            bad_refused: get(&evil.refused),
+            bad_cut: get(&evil.unavailable) + get(&evil.unanswered),
+            bad_accepted: get(&evil.accepted),
+            p50: percentile(50).unwrap_or_default(),
+            p99: percentile(99).unwrap_or_default(),
+            seconds: load.duration.as_secs_f64(),
+        });
+    }
+    let counters = world.checker.counters();
+    let stored = at_provider.block_on(world.checker.store().stored()).unwrap();
+    at_provider.block_on(node.shutdown());
+    Report {
+        phases,
+        accepted_twice: accepted_twice.load(Ordering::Relaxed),
+        accepted: counters.taken,
+        stored,
+        counters,
+    }
+}
+
+fn count_refusal(tally: &Tally, answer: &Answer) {
+    let counter = match answer {
+        Answer::Unavailable => &tally.unavailable,
+        Answer::Refused => &tally.refused,
+        Answer::Accepted | Answer::Nothing => &tally.unanswered,
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+}
