@@ -84,6 +84,17 @@ pub(crate) struct Waku {
     pub(crate) bootstrap: Vec<String>,
     /// Whether this node keeps messages and answers Store queries.
     pub(crate) archive: bool,
+    /// Whether this node pushes messages to peers that don't relay (Filter).
+    pub(crate) filter: bool,
+    /// Whether this node publishes for peers that don't relay (lightpush).
+    pub(crate) lightpush: bool,
+    /// Whether several nodes may share an address, and found peers are dialed at local ones.
+    pub(crate) shared_address: bool,
+    /// UDP address on which discv5 listens; unset runs none.
+    #[serde(deserialize_with = "none_if_empty")]
+    pub(crate) discv5: Option<String>,
+    /// Node records (`enr:..`) to begin discovery with, by discv5 and by peer exchange.
+    pub(crate) discv5_bootstrap: Vec<String>,
 }
 
 /// What a buyer is willing to pay.
@@ -104,6 +115,8 @@ pub(crate) struct Buyer {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Provider {
+    /// What is sold: store, filter, lightpush.
+    pub(crate) services: Vec<String>,
     /// Price of one ticket, in token base units.
     #[serde(deserialize_with = "number")]
     pub(crate) ticket_price: String,
@@ -207,6 +220,11 @@ impl Default for Waku {
             listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
             bootstrap: Vec::new(),
             archive: false,
+            filter: true,
+            lightpush: true,
+            shared_address: true,
+            discv5: None,
+            discv5_bootstrap: Vec::new(),
         }
     }
 }
@@ -220,6 +238,7 @@ impl Default for Buyer {
 impl Default for Provider {
     fn default() -> Self {
         Self {
+            services: vec!["store".into()],
             ticket_price: "20000".into(),
             rates: vec!["20000".into(), "100000".into()],
             min_streamed: "1200000".into(),

@@ -18,7 +18,8 @@ use tributary_client::{Buyer, BuyerParts, ClientStore, open_reputation};
 use tributary_ledger::{Ledger, LedgerConfig, SystemClock};
 use tributary_prover::{Circuit, Prover};
 use tributary_waku::{
-    ArchiveConfig, ClusterId, Multiaddr, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits, Retention, Sharding,
+    ArchiveConfig, ClusterId, DiscoveryConfig, DiscoveryLimits, FilterConfig, LightPushConfig, Multiaddr, Node,
+    NodeConfig, NodeHandle, NodeKey, NodeLimits, NodeRecord, Retention, ServiceFamilies, Sharding,
 };
 
 use tributary_wallet::{Origin, Password, Services, Vault, Wallet, WalletConfig, WalletFolder};
@@ -40,6 +41,21 @@ pub(crate) const FRESH: &str = "fresh";
 /// Held while a command uses the wallet.
 #[derive(Debug)]
 pub(crate) struct Lock(#[expect(dead_code, reason = "the lock lives as long as its file is open")] fs::File);
+
+/// What a node does for others.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Serves {
+    /// Whether it is there for others at all, and so can be found.
+    pub(crate) others: bool,
+    /// Keeps messages and answers Store queries.
+    pub(crate) archive: bool,
+    /// Pushes messages to peers that don't relay.
+    pub(crate) filter: bool,
+    /// Publishes for peers that don't relay.
+    pub(crate) lightpush: bool,
+    /// What its record says that it sells.
+    pub(crate) sells: ServiceFamilies,
+}
 
 /// A command's surroundings.
 #[derive(Debug, Clone)]
@@ -165,7 +181,7 @@ impl Context {
     /// [`Self::buyer`] with other circuits.
     pub(crate) async fn buyer_for(&self, circuits: &[Circuit]) -> Result<Buyer, CliError> {
         let wallet = self.wallet(circuits).await?;
-        let node = self.node(NodeKey::generate(), false).await?;
+        let node = self.node(NodeKey::generate(), Serves::default()).await?;
         let scope = wallet.keys().scope;
         let tickets = wallet.tickets(&WalletFolder::new(self.home.clone()).tickets(&scope)).await?;
         let store = ClientStore::open(&self.file("client.db")).await?;
@@ -184,14 +200,47 @@ impl Context {
         Watch::new(node.clone(), part, self.config.metrics.clone(), listens, stop.clone())
     }
 
-    /// Starts a node, with an archive if `archive` says so, and dials the bootstrap peers.
-    pub(crate) async fn node(&self, key: NodeKey, archive: bool) -> Result<NodeHandle, CliError> {
+    /// How the node finds peers: by discv5 if it serves others, and from the records in the configuration.
+    fn discovery(&self, serves: &Serves) -> Result<Option<DiscoveryConfig>, CliError> {
+        let waku = &self.config.waku;
+        let listen = match &waku.discv5 {
+            Some(address) if serves.others => Some(address.parse().map_err(|_| CliError::Input {
+                reason: format!("waku.discv5 '{address}' is no address with a port, such as 0.0.0.0:9005"),
+            })?),
+            _ => None,
+        };
+        let bootstrap = waku
+            .discv5_bootstrap
+            .iter()
+            .map(|text| {
+                text.parse::<NodeRecord>()
+                    .map_err(|error| CliError::Input { reason: format!("waku.discv5_bootstrap '{text}': {error}") })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if listen.is_none() && bootstrap.is_empty() {
+            return Ok(None);
+        }
+        let mut config = DiscoveryConfig::new(listen, bootstrap);
+        config.sells = serves.sells;
+        if waku.shared_address {
+            config.limits = DiscoveryLimits::shared_address();
+        }
+        Ok(Some(config))
+    }
+
+    /// Starts a node and dials the bootstrap peers.
+    pub(crate) async fn node(&self, key: NodeKey, serves: Serves) -> Result<NodeHandle, CliError> {
         let waku = &self.config.waku;
         let mut config = NodeConfig::new(key, ClusterId::new(waku.cluster), Sharding::Auto { shards: waku.shards });
         config.listen = addresses(&waku.listen)?;
         config.static_peers = addresses(&waku.bootstrap)?;
-        config.limits = NodeLimits::shared_address();
-        if archive {
+        if waku.shared_address {
+            config.limits = NodeLimits::shared_address();
+        }
+        config.filter = serves.filter.then(FilterConfig::default);
+        config.lightpush = serves.lightpush.then(LightPushConfig::default);
+        config.discovery = self.discovery(&serves)?;
+        if serves.archive {
             let mut settings = ArchiveConfig::new(self.file("messages.db"));
             settings.retention = Retention {
                 max_age: Some(Duration::from_secs(self.config.provider.store_retention)),

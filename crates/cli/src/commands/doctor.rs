@@ -21,7 +21,7 @@ use tributary_wallet::WalletFolder;
 use crate::{
     commands::relayer::{DATABASE, amount, low_balance},
     config::{Metrics, Provider, Relayer},
-    context::Context,
+    context::{Context, Serves},
     daemon::address,
     error::CliError,
 };
@@ -53,7 +53,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     }
     let mut check = |name, result: Result<String, String>| checks.push(Check { name, result });
     if !context.config.waku.bootstrap.is_empty() {
-        match context.node(NodeKey::generate(), false).await {
+        match context.node(NodeKey::generate(), Serves::default()).await {
             Ok(node) => {
                 let peers = node.connected_peers().await.len();
                 let wanted = context.config.waku.bootstrap.len();

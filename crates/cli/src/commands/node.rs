@@ -10,7 +10,7 @@ use tributary_waku::{
 
 use crate::{
     args::{Listen, Publish},
-    context::{Context, shutdown_signal},
+    context::{Context, Serves, shutdown_signal},
     daemon::{self, Part, Port, announce, close_protocols},
     error::CliError,
 };
@@ -25,7 +25,15 @@ const ARCHIVE_INTERVAL: Duration = Duration::from_millis(200);
 /// Runs a node until it is asked to stop.
 pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     let stop = daemon::stop(context)?;
-    let node = context.node(context.node_key()?, context.config.waku.archive).await?;
+    let waku = &context.config.waku;
+    let serves = Serves {
+        others: true,
+        archive: waku.archive,
+        filter: waku.filter,
+        lightpush: waku.lightpush,
+        ..Serves::default()
+    };
+    let node = context.node(context.node_key()?, serves).await?;
     let port = daemon::open(context, context.watch(&node, Part::Node, &stop)).await?;
     announce(&node, "node", &port);
     stop.requested().await;
@@ -37,7 +45,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
 /// Publishes messages.
 pub(crate) async fn publish(context: &Context, args: &Publish) -> Result<(), CliError> {
     let topic: ContentTopic = args.content_topic.parse()?;
-    let node = context.node(NodeKey::generate(), false).await?;
+    let node = context.node(NodeKey::generate(), Serves::default()).await?;
     let pubsub = node.pubsub_topic(&topic)?;
     node.wait_for_mesh(pubsub, 1, MESH_LIMIT).await?;
     let mut hashes = Vec::new();
@@ -84,7 +92,7 @@ async fn archived(node: &NodeHandle, hashes: &[MessageHash]) {
 pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliError> {
     let topics = args.content_topics.iter().map(|topic| topic.parse()).collect::<Result<Vec<ContentTopic>, _>>()?;
     let store = ClientStore::open(&context.file("client.db")).await?;
-    let node = context.node(NodeKey::generate(), false).await?;
+    let node = context.node(NodeKey::generate(), Serves::default()).await?;
     let mut messages = node.subscribe(topics)?;
     announce(&node, "listener", &Port::none());
     let wanted = args.count.unwrap_or(usize::MAX);

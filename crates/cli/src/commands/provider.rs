@@ -1,6 +1,6 @@
 //! `tributary provider`.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{fmt::Display, future::Future, sync::Arc, time::Duration};
 
 use tributary_client::{ClientStore, Directory, RelaySubmitter};
 use tributary_ledger::{Ledger, SystemClock as ChainClock};
@@ -20,13 +20,15 @@ use tributary_provider::{
     offers::{OfferTimes, SaleTerms},
     service::Registry,
 };
-use tributary_service_waku::{StoreConfig, StoreService};
-use tributary_waku::NodeHandle;
+use tributary_service_waku::{
+    FilterService, FilterServiceConfig, LightpushService, LightpushServiceConfig, StoreConfig, StoreService,
+};
+use tributary_waku::{NodeHandle, ServiceFamilies};
 use tributary_wallet::{Origin, Services, Wallet, WalletConfig};
 
 use crate::{
     commands::{relayer::amount, wallet::max_fee},
-    context::Context,
+    context::{Context, Serves},
     daemon::{self, Part, announce, close_protocols},
     error::CliError,
 };
@@ -53,7 +55,15 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     let circuits: &[Circuit] =
         if settings.claim_every == 0 { &[Circuit::Ticket] } else { &[Circuit::Ticket, Circuit::Claim] };
     let prover = context.prover(circuits)?;
-    let node = context.node(context.node_key()?, true).await?;
+    let sold = Sold::read(&settings.services)?;
+    let serves = Serves {
+        others: true,
+        archive: sold.store,
+        filter: sold.filter,
+        lightpush: sold.lightpush,
+        sells: sold.families(),
+    };
+    let node = context.node(context.node_key()?, serves).await?;
 
     let rates = settings
         .rates
@@ -87,12 +97,13 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         ..ScriptConfig::new(program)
     });
 
-    let topics = node
+    let topics: Vec<String> = node
         .shards()
         .iter()
         .map(|shard| tributary_waku::PubsubTopic::new(node.cluster(), *shard).to_string())
         .collect();
-    let mut store = StoreConfig::new(Seconds::new(settings.store_retention)?, topics);
+    let mut services = Registry::new();
+    let mut store = StoreConfig::new(Seconds::new(settings.store_retention)?, topics.clone());
     store.free = if settings.free_queries == 0 {
         FreeTierLimits::NONE
     } else {
@@ -102,10 +113,17 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
             window: 3600,
         }
     };
-    let service =
-        StoreService::new(node.clone(), store).map_err(|error| CliError::Service { reason: error.to_string() })?;
-    let mut services = Registry::new();
-    services.add(Arc::new(service)).map_err(|error| CliError::Service { reason: error.to_string() })?;
+    if sold.store {
+        services.add(Arc::new(StoreService::new(node.clone(), store).map_err(refused)?)).map_err(refused)?;
+    }
+    if sold.filter {
+        let filter = FilterServiceConfig::new(topics.clone());
+        services.add(Arc::new(FilterService::new(node.clone(), filter).map_err(refused)?)).map_err(refused)?;
+    }
+    if sold.lightpush {
+        let lightpush = LightpushServiceConfig::new(topics);
+        services.add(Arc::new(LightpushService::new(node.clone(), lightpush).map_err(refused)?)).map_err(refused)?;
+    }
 
     let claimer = if settings.claim_every == 0 {
         None
@@ -151,6 +169,47 @@ async fn finish(provider: &Provider) {
     let mut look = tokio::time::interval(FINISH_INTERVAL);
     while provider.at_work() > 0 {
         look.tick().await;
+    }
+}
+
+fn refused(error: impl Display) -> CliError {
+    CliError::Service { reason: error.to_string() }
+}
+
+/// What `provider.services` names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Sold {
+    store: bool,
+    filter: bool,
+    lightpush: bool,
+}
+
+impl Sold {
+    fn read(names: &[String]) -> Result<Self, CliError> {
+        let mut sold = Self::default();
+        for name in names {
+            *match name.as_str() {
+                "store" => &mut sold.store,
+                "filter" => &mut sold.filter,
+                "lightpush" => &mut sold.lightpush,
+                other => {
+                    return Err(CliError::Input {
+                        reason: format!("provider.services names '{other}': store, filter and lightpush can be sold"),
+                    });
+                }
+            } = true;
+        }
+        if sold == Self::default() {
+            return Err(CliError::Input { reason: "provider.services is empty: name what is sold".into() });
+        }
+        Ok(sold)
+    }
+
+    fn families(self) -> ServiceFamilies {
+        let bit = |sold, family| if sold { family } else { ServiceFamilies::default() };
+        bit(self.store, ServiceFamilies::STORE)
+            | bit(self.filter, ServiceFamilies::FILTER)
+            | bit(self.lightpush, ServiceFamilies::LIGHTPUSH)
     }
 }
 

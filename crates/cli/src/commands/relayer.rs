@@ -14,7 +14,7 @@ use tributary_prover::Circuit;
 use tributary_relayer::{Engine, EngineConfig, RelayerService, RelayerStore, ServiceConfig};
 
 use crate::{
-    context::Context,
+    context::{Context, Serves},
     daemon::{self, Part, announce},
     error::CliError,
 };
@@ -47,7 +47,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         ..EngineConfig::default()
     };
     let engine = Engine::new(context.chain()?, signer, ledger.clone(), prover, store, config, Arc::new(SystemClock));
-    let node = context.node(context.node_key()?, false).await?;
+    let node = context.node(context.node_key()?, Serves { others: true, ..Serves::default() }).await?;
     let fee = RelayFee {
         alone: amount("relayer.fee", &settings.fee)?,
         with_insertion: amount("relayer.fee_with_insertion", &settings.fee_with_insertion)?,

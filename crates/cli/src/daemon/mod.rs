@@ -67,10 +67,11 @@ pub(crate) fn address(listen: &str) -> Result<SocketAddr, CliError> {
 pub(crate) fn announce(node: &NodeHandle, role: &str, port: &Port) {
     let addresses: Vec<String> =
         node.listen_addrs().iter().map(|address| format!("{address}/p2p/{}", node.peer_id())).collect();
+    let record = node.record().map(|record| record.to_string());
     let http = port.address.map(|address| format!("http://{address}"));
     println!(
         "{}",
-        json!({ "role": role, "peer_id": node.peer_id().to_string(), "addresses": addresses, "http": http })
+        json!({ "role": role, "peer_id": node.peer_id().to_string(), "addresses": addresses, "record": record, "http": http })
     );
 }
 

@@ -9,7 +9,7 @@ use alloy::primitives::U256;
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, time::timeout};
 use tributary_ledger::Ledger;
-use tributary_market::negotiate;
+use tributary_market::{lease, negotiate};
 use tributary_provider::daemon::Provider;
 use tributary_relayer::Engine;
 use tributary_waku::{
@@ -255,6 +255,7 @@ impl Watch {
             ("lightpush_v2", LIGHTPUSH_V2_PROTOCOL),
             ("metadata", METADATA_PROTOCOL),
             ("quote", negotiate::PROTOCOL),
+            ("lease", lease::PROTOCOL),
         ] {
             let Some(stats) = self.node.serve_stats(id) else { continue };
             for (outcome, n) in [
