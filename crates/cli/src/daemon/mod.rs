@@ -65,8 +65,7 @@ pub(crate) fn address(listen: &str) -> Result<SocketAddr, CliError> {
 
 /// Says where the daemon listens: one JSON line on standard output, so that scripts can wait for it.
 pub(crate) fn announce(node: &NodeHandle, role: &str, port: &Port) {
-    let addresses: Vec<String> =
-        node.listen_addrs().iter().map(|address| format!("{address}/p2p/{}", node.peer_id())).collect();
+    let addresses: Vec<String> = node.listen_addrs().iter().map(ToString::to_string).collect();
     let record = node.record().map(|record| record.to_string());
     let http = port.address.map(|address| format!("http://{address}"));
     println!(
