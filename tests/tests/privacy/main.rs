@@ -38,7 +38,7 @@ use tributary_wallet::{
 };
 
 use crate::{
-    look::{Log, database, fields},
+    look::{Log, database, fields, files},
     net::{MARGIN, prover},
     shop::Shop,
 };
@@ -151,21 +151,12 @@ async fn history(
     answers.push(format!("{refused:?}"));
     provider.stop().await;
 
-    let mut files = BTreeMap::new();
-    for entry in std::fs::read_dir(&config.folder).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        // The database is compared by column.
-        let bytes = (!name.starts_with("nullifiers.db") || name.ends_with(".witness"))
-            .then(|| std::fs::read(entry.path()).unwrap());
-        files.insert(name, bytes);
-    }
     Seen {
         requests: pages.iter().map(|page| wire(&page.request)).collect(),
         answers,
         database: database(&config.folder.join("nullifiers.db")).await,
         archive: database(&shop.path("archive.sqlite")).await,
-        files,
+        files: files(&config.folder),
         log: log.lines(),
     }
 }

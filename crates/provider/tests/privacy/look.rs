@@ -65,6 +65,17 @@ pub(crate) async fn database(path: &Path) -> BTreeMap<String, Vec<String>> {
     out
 }
 
+/// The files of a provider's folder. Of its database only the names count: that is compared by column.
+pub(crate) fn files(folder: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
+    let file = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let whole = !name.starts_with("nullifiers.db") || name.ends_with(".witness");
+        (name, whole.then(|| std::fs::read(entry.path()).unwrap()))
+    };
+    std::fs::read_dir(folder).unwrap().map(file).collect()
+}
+
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -19,7 +19,7 @@ use tributary_waku::PeerId;
 use tributary_wallet::tickets::{PayingStream, TicketMaker};
 use tributary_wallet::{Intent, OpenStream};
 
-use crate::look::{Log, database, fields};
+use crate::look::{Log, database, fields, files};
 use crate::net::MARGIN;
 use crate::shop::{Shop, pay};
 
@@ -91,20 +91,11 @@ async fn history(
     provider.stop().await;
     drop((provider, counter));
 
-    let mut files = BTreeMap::new();
-    for entry in std::fs::read_dir(&config.folder).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name().into_string().unwrap();
-        // The database is compared by column.
-        let bytes = (!name.starts_with("nullifiers.db") || name.ends_with(".witness"))
-            .then(|| std::fs::read(entry.path()).unwrap());
-        files.insert(name, bytes);
-    }
     Seen {
         proofs: proofs.iter().map(|proof| wire(proof)).collect(),
         answers: answers.iter().map(|status| format!("{status:?}")).collect(),
         database: database(&config.folder.join("nullifiers.db")).await,
-        files,
+        files: files(&config.folder),
         log: log.lines(),
         nullifiers,
     }
