@@ -17,11 +17,12 @@ use tributary_bindings::DeploymentManifest;
 use tributary_client::{Buyer, BuyerParts, ClientStore, open_reputation};
 use tributary_ledger::{Ledger, LedgerConfig, SystemClock};
 use tributary_prover::{Circuit, Prover};
+use tributary_service_waku::Closed;
 use tributary_waku::{
-    ArchiveConfig, ClusterId, DiscoveryConfig, DiscoveryLimits, FilterConfig, LightPushConfig, Multiaddr, Node,
-    NodeConfig, NodeHandle, NodeKey, NodeLimits, NodeRecord, Retention, ServiceFamilies, Sharding,
+    ArchiveConfig, ClusterId, DiscoveryConfig, DiscoveryLimits, FilterConfig, FilterGate, LightPushConfig,
+    LightPushGate, Multiaddr, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits, NodeRecord, Retention,
+    ServiceFamilies, Sharding, StoreConfig, StoreGate,
 };
-
 use tributary_wallet::{Origin, Password, Services, Vault, Wallet, WalletConfig, WalletFolder};
 
 use crate::{
@@ -237,8 +238,18 @@ impl Context {
         if waku.shared_address {
             config.limits = NodeLimits::shared_address();
         }
-        config.filter = serves.filter.then(FilterConfig::default);
-        config.lightpush = serves.lightpush.then(LightPushConfig::default);
+        // What is sold is closed until its service opens it.
+        let sold = serves.sells != ServiceFamilies::default();
+        config.filter = serves.filter.then(|| FilterConfig {
+            gate: sold.then(|| Arc::new(Closed) as Arc<dyn FilterGate>),
+            ..FilterConfig::default()
+        });
+        config.lightpush = serves.lightpush.then(|| LightPushConfig {
+            gate: sold.then(|| Arc::new(Closed) as Arc<dyn LightPushGate>),
+            ..LightPushConfig::default()
+        });
+        config.store =
+            Some(StoreConfig { gate: sold.then(|| Arc::new(Closed) as Arc<dyn StoreGate>), ..StoreConfig::default() });
         config.discovery = self.discovery(&serves)?;
         if serves.archive {
             let mut settings = ArchiveConfig::new(self.file("messages.db"));

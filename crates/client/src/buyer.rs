@@ -9,7 +9,8 @@ use tributary_market::{
     choose::{self, Candidate, Choice, Explanation, Preset, Search, Standing},
     clock::Clock as MarketClock,
     negotiate::{
-        StoreWanted, Wanted,
+        MAX_BOUND, StoreWanted, Wanted,
+        broken::BrokenQuote,
         buyer::{Direct, NegotiationError, QuoteChannel, Wish, negotiate},
     },
     node::connect,
@@ -36,6 +37,7 @@ use crate::{
     push::PaidLightpush,
     query::{PagePrice, PaidStore},
     relay::RelaySubmitter,
+    route::PATIENCE,
     store::{ClientStore, Delivery, Purchase},
     tickets::{StreamTickets, TicketSource},
 };
@@ -81,6 +83,9 @@ pub struct AgreedTerms {
     /// Unix seconds.
     pub valid_until: u64,
 }
+
+/// For how long after its making a quote can bind its provider, seconds: up to a week until its start deadline, and [`MAX_BOUND`], and a day to spare.
+const QUOTES_BIND: u64 = 8 * 86_400 + MAX_BOUND;
 
 /// Providers that are asked for a quote in one purchase, at the most.
 const MAX_CHOICES: usize = 4;
@@ -199,11 +204,12 @@ impl Buyer {
         &self.reputation
     }
 
-    /// Suspends providers whose contradictions were found.
+    /// Suspends providers whose contradictions were found: two offers with one number, and offers that leave a quote of this buyer's.
     ///
     /// # Errors
     /// When a database fails.
     pub async fn report_evidence(&self) -> Result<(), ClientError> {
+        self.report_broken_quotes().await?;
         for proof in self.directory.take_evidence() {
             let evidence = [proof.first.as_bytes(), proof.second.as_bytes()].concat();
             let digest = alloy::primitives::keccak256(&evidence).0;
@@ -214,6 +220,26 @@ impl Buyer {
                     at: self.now()?,
                     evidence,
                     digest,
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn report_broken_quotes(&self) -> Result<(), ClientError> {
+        for quote in self.store.quotes_since(self.clock.now().saturating_sub(QUOTES_BIND)).await? {
+            let Ok(offer) = self.directory.offer(quote.provider) else { continue };
+            let Ok(broken) = BrokenQuote::prove(&quote.quote, offer.signed()) else { continue };
+            tracing::warn!(provider = %broken.provider, breach = ?broken.breach, "a provider left its quote");
+            let evidence = [broken.quote.as_slice(), broken.offer.as_bytes()].concat();
+            self.reputation
+                .report(&Fault {
+                    provider: ProviderName::new(broken.provider.to_string())?,
+                    kind: FaultKind::QuoteNotHonoured,
+                    at: self.now()?,
+                    // One quote is broken once, however many offers leave it.
+                    digest: alloy::primitives::keccak256(&broken.quote).0,
+                    evidence,
                 })
                 .await?;
         }
@@ -544,8 +570,7 @@ impl Buyer {
     /// # Errors
     /// [`ClientError::NoStream`].
     pub async fn paid_store(&self, provider: Option<PeerId>) -> Result<(PaidStore, VerifiedOffer), ClientError> {
-        let (purchase, stream, offer) = self.stream(provider).await?;
-        let paying = paying(&purchase, &stream, &offer);
+        let (tickets, offer) = self.stream_tickets(provider).await?;
         let page_size = offer.service(&ServiceId::store()).and_then(|service| match &service.attributes {
             Attributes::Store(store) => Some(store.page_size),
             _ => None,
@@ -554,15 +579,8 @@ impl Buyer {
             tickets: u8::try_from(tickets_a_page(&offer)?).unwrap_or(u8::MAX),
             page_size: page_size.ok_or_else(|| ClientError::NotSold { what: "Waku Store".into() })?,
         };
-        let paid = PaidStore::new(
-            self.node.clone(),
-            self.tickets.clone(),
-            self.wallet.ledger().clone(),
-            Arc::clone(&self.clock),
-            purchase.provider,
-            paying,
-            price,
-        );
+        let paid = PaidStore::new(self.node.clone(), offer.peer_id(), tickets, price)
+            .returning(offer.multiaddrs.clone(), PATIENCE);
         Ok((paid, offer))
     }
 
@@ -595,7 +613,9 @@ impl Buyer {
             .and_then(|service| service.price_of(UseUnit::Message))
             .ok_or_else(|| ClientError::NotSold { what: "Waku Lightpush by the message".into() })?;
         let count = u8::try_from(price.tickets).unwrap_or(u8::MAX);
-        Ok((PaidLightpush::new(self.node.clone(), offer.peer_id(), tickets, count), offer))
+        let paid = PaidLightpush::new(self.node.clone(), offer.peer_id(), tickets, count)
+            .returning(offer.multiaddrs.clone(), PATIENCE);
+        Ok((paid, offer))
     }
 
     /// A lease of `quota` at a provider for this node, not bought yet. It is renewed when half of a slot is left.

@@ -11,6 +11,7 @@ mod lease;
 mod push;
 mod query;
 mod relay;
+mod route;
 mod store;
 mod tickets;
 

@@ -1,26 +1,28 @@
 //! Store queries, each page paid by a ticket.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tributary_market::ticket::{PreparedTicket, Reason, Remedy, Verdict};
-use tributary_protocol::{ProviderDigest, Slot};
+use tributary_market::ticket::{Reason, Remedy, Verdict};
+use tributary_protocol::{Slot, UnixTime};
 use tributary_reputation::store::Ending;
 use tributary_waku::{
-    Bytes, NodeHandle, PeerId, StoreEntry, StoreQueryRequest, StoreQueryResponse, StoreStatus, Timestamp,
-    request_bytes_without_proof,
+    Bytes, Multiaddr, NodeHandle, PeerId, StoreEntry, StoreError, StoreQueryRequest, StoreQueryResponse, StoreStatus,
+    Timestamp, request_bytes_without_proof,
 };
-use tributary_wallet::tickets::{MadeTicket, PayingStream, TicketMaker};
+use tributary_wallet::tickets::MadeTicket;
 
 use crate::{
     ClientError,
+    route::Route,
     store::{DeliveredMessage, DeliveredPage, Delivery},
+    tickets::{TicketSource, pay},
 };
 
-/// How often one page is asked for when the provider cannot judge the ticket yet.
+/// How often one page is asked for: the provider cannot judge its ticket yet, or the connection was lost.
 const MAX_TRIES: u32 = 8;
-
-/// Longest wait for a new block between two tries.
-const TRY_WAIT: Duration = Duration::from_secs(3);
 
 /// A page that was asked for and paid.
 #[derive(Debug, Clone)]
@@ -35,6 +37,8 @@ pub struct PaidPage {
     pub payment: Duration,
     /// The ticket, spent now.
     pub ticket: MadeTicket,
+    /// Tickets that were spent for this page before, and whose answers were lost with the connection.
+    pub lost_tickets: u32,
 }
 
 /// What the provider's offer asks for a page of messages.
@@ -62,46 +66,36 @@ impl PagePrice {
     }
 }
 
-/// Pays for Store queries with one stream's tickets.
+/// Pays for Store queries with tickets.
 #[derive(Debug, Clone)]
 pub struct PaidStore {
-    node: NodeHandle,
-    tickets: TicketMaker,
-    provider: PeerId,
-    stream: PayingStream,
-    ledger: tributary_ledger::Ledger,
-    clock: std::sync::Arc<dyn tributary_ledger::Clock>,
+    route: Route,
+    tickets: Arc<dyn TicketSource>,
     price: PagePrice,
 }
 
 impl PaidStore {
-    /// Queries `provider`, paid from `stream`; `price` as its offer says.
+    /// Queries `provider`; `price` as its offer says.
     #[must_use]
-    pub fn new(
-        node: NodeHandle,
-        tickets: TicketMaker,
-        ledger: tributary_ledger::Ledger,
-        clock: std::sync::Arc<dyn tributary_ledger::Clock>,
-        provider: PeerId,
-        stream: PayingStream,
-        price: PagePrice,
-    ) -> Self {
-        Self { node, tickets, provider, stream, ledger, clock, price }
+    pub fn new(node: NodeHandle, provider: PeerId, tickets: Arc<dyn TicketSource>, price: PagePrice) -> Self {
+        Self { route: Route::new(node, provider), tickets, price }
     }
 
-    /// The stream that pays.
+    /// Comes back to the provider at these addresses when the connection is lost, and looks for it that long.
     #[must_use]
-    pub const fn stream(&self) -> &PayingStream {
-        &self.stream
+    pub fn returning(mut self, addresses: Vec<Multiaddr>, patience: Duration) -> Self {
+        (self.route.addresses, self.route.patience) = (addresses, patience);
+        self
     }
 
     /// The tickets.
     #[must_use]
-    pub const fn tickets(&self) -> &TicketMaker {
+    pub const fn tickets(&self) -> &Arc<dyn TicketSource> {
         &self.tickets
     }
 
-    /// Asks for one page, paid in the running slot.
+    /// Asks for one page, paid in the running slot. If the connection is lost, the very same request is sent again over the next one; if its ticket turns
+    /// out to be spent, the page is paid anew.
     ///
     /// # Errors
     /// [`ClientError`]; [`ClientError::Refused`] with the provider's reason.
@@ -117,42 +111,71 @@ impl PaidStore {
         request.eligibility_proof = None;
         let tickets = self.price.fit(&mut request);
         let signed = request_bytes_without_proof(&request);
-        for attempt in 1.. {
+        let mut lost_tickets = 0;
+        let mut attempt = 0;
+        'tickets: loop {
             let started = Instant::now();
-            let slot = slot.map_or_else(|| self.current_slot(), Ok)?;
-            let ticket = self.tickets.take(&self.stream, slot, tickets).await?;
-            request.eligibility_proof = Some(Bytes::from(pay(&ticket, &self.stream.provider, &signed)));
+            let slot = slot.map_or_else(|| self.tickets.current_slot(), Ok)?;
+            let ticket = self.tickets.take(slot, tickets).await?;
+            request.eligibility_proof = Some(Bytes::from(pay(&ticket, &self.tickets.provider(), &signed)));
             let payment = started.elapsed();
-            let sent = Instant::now();
-            let response = self.node.store_query(self.provider, &request).await?;
-            let latency = sent.elapsed();
-            match verdict(&response) {
-                Verdict::Accepted if response.status == StoreStatus::OK => {
-                    return Ok(PaidPage { request, response, latency, payment, ticket });
-                }
-                Verdict::Refused { reason, description, .. } => {
-                    let again = match reason.remedy() {
-                        Remedy::SendAgain => {
-                            self.tickets.give_back(&self.stream, ticket);
-                            true
-                        }
-                        Remedy::NewTicket => true,
-                        _ => false,
-                    };
-                    if !again || attempt >= MAX_TRIES {
-                        return Err(ClientError::Refused { reason, description });
+            let mut sent_before = false;
+            loop {
+                attempt += 1;
+                let sent = Instant::now();
+                let response = match self.route.node.store_query(self.route.provider, &request).await {
+                    Ok(response) => response,
+                    Err(StoreError::Request(lost)) if self.route.is_lost(&lost) && attempt < MAX_TRIES => {
+                        self.route.reconnect().await?;
+                        sent_before = true;
+                        continue;
                     }
-                    self.next_block().await;
-                }
-                _ => {
-                    return Err(ClientError::Failed {
-                        status: response.status.0,
-                        description: response.status_desc.clone(),
-                    });
+                    Err(error) => return Err(error.into()),
+                };
+                let latency = sent.elapsed();
+                match verdict(&response) {
+                    Verdict::Accepted if response.status == StoreStatus::OK => {
+                        return Ok(PaidPage { request, response, latency, payment, ticket, lost_tickets });
+                    }
+                    // The answer to the first sending is lost, and with it what the ticket bought.
+                    Verdict::Refused { reason: Reason::AlreadyServed | Reason::SpentUnserved, .. }
+                        if sent_before && attempt < MAX_TRIES =>
+                    {
+                        lost_tickets += 1;
+                        continue 'tickets;
+                    }
+                    Verdict::Refused { reason, description, .. } => {
+                        let again = match reason.remedy() {
+                            Remedy::SendAgain => {
+                                self.tickets.give_back(ticket);
+                                true
+                            }
+                            Remedy::NewTicket => true,
+                            _ => false,
+                        };
+                        if !again || attempt >= MAX_TRIES {
+                            return Err(ClientError::Refused { reason, description });
+                        }
+                        self.tickets.next_try().await;
+                        continue 'tickets;
+                    }
+                    // It has just started, or has much to do.
+                    _ if attempt < MAX_TRIES
+                        && [StoreStatus::SERVICE_UNAVAILABLE, StoreStatus::TOO_MANY_REQUESTS]
+                            .contains(&response.status) =>
+                    {
+                        self.tickets.next_try().await;
+                        sent_before = true;
+                    }
+                    _ => {
+                        return Err(ClientError::Failed {
+                            status: response.status.0,
+                            description: response.status_desc.clone(),
+                        });
+                    }
                 }
             }
         }
-        unreachable!("the loop returns at its last attempt")
     }
 
     /// Asks for pages until the last one or `max_pages`. What was delivered before a failure is in the delivery.
@@ -161,7 +184,8 @@ impl PaidStore {
         request: StoreQueryRequest,
         max_pages: u32,
     ) -> (Delivery, Vec<PaidPage>, Option<ClientError>) {
-        let mut delivery = Delivery::begin(self.provider, &request, self.clock.now());
+        let now = self.tickets.now().map_or(0, UnixTime::get);
+        let mut delivery = Delivery::begin(self.route.provider, &request, now);
         let mut pages = Vec::new();
         let mut next = Some(request);
         while let Some(request) = next.take() {
@@ -198,24 +222,8 @@ impl PaidStore {
         request.pubsub_topic = page.request.pubsub_topic;
         request.content_topics.clone_from(&page.request.content_topics);
         let signed = request_bytes_without_proof(&request);
-        request.eligibility_proof = Some(Bytes::from(pay(&page.ticket, &self.stream.provider, &signed)));
-        Ok(verdict(&self.node.store_query(self.provider, &request).await?))
-    }
-
-    /// The running slot.
-    ///
-    /// # Errors
-    /// [`ClientError::Slot`].
-    pub fn current_slot(&self) -> Result<Slot, ClientError> {
-        let now = tributary_protocol::UnixTime::new(self.clock.now())?;
-        Ok(self.ledger.clock().slot_of(now)?)
-    }
-
-    /// Waits for the next block that the ledger reads, or a moment.
-    async fn next_block(&self) {
-        let mut heads = self.ledger.heads();
-        heads.mark_unchanged();
-        let _ = tokio::time::timeout(TRY_WAIT, heads.changed()).await;
+        request.eligibility_proof = Some(Bytes::from(pay(&page.ticket, &self.tickets.provider(), &signed)));
+        Ok(verdict(&self.route.node.store_query(self.route.provider, &request).await?))
     }
 }
 
@@ -265,11 +273,6 @@ fn verdict(response: &StoreQueryResponse) -> Verdict {
         None if response.status == StoreStatus::OK => Verdict::Accepted,
         None => Verdict::read(response.status.0, &response.status_desc),
     }
-}
-
-fn pay(ticket: &MadeTicket, provider: &ProviderDigest, signed: &[u8]) -> Vec<u8> {
-    PreparedTicket { statement: ticket.statement.clone(), proof: ticket.proof, key: ticket.key.clone() }
-        .pay(provider, signed)
 }
 
 /// Whether a refusal is the one that a spent ticket gets.

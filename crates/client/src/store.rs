@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use sqlx::{Row as _, SqlitePool};
+use sqlx::{Row as _, SqlitePool, sqlite::SqliteRow};
 use tributary_ledger::open_database;
 use tributary_reputation::store::{Ending, StoreQuery};
 use tributary_waku::{MessageHash, PeerId, StoreQueryRequest, Timestamp};
@@ -308,14 +308,19 @@ impl ClientStore {
         let row = sqlx::query("SELECT * FROM quotes WHERE opened = 0 ORDER BY id DESC LIMIT 1")
             .fetch_optional(&self.0)
             .await?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some(StoredQuote {
-            id: row.try_get("id")?,
-            provider: peer(row.try_get("provider")?)?,
-            offer: row.try_get("offer")?,
-            quote: row.try_get("quote")?,
-            request: row.try_get("request")?,
-        }))
+        row.as_ref().map(stored_quote).transpose()
+    }
+
+    /// The newest quotes that were kept since `since`, used or not; 256 at the most.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn quotes_since(&self, since: u64) -> Result<Vec<StoredQuote>, ClientError> {
+        let rows = sqlx::query("SELECT * FROM quotes WHERE at >= ? ORDER BY id DESC LIMIT 256")
+            .bind(signed(since))
+            .fetch_all(&self.0)
+            .await?;
+        rows.iter().map(stored_quote).collect()
     }
 
     /// Notes what a stream is opened for, before it is sent.
@@ -405,6 +410,16 @@ impl ClientStore {
         sqlx::query(sql).bind(peer.to_string()).bind(bytes).bind(signed(now)).execute(&self.0).await?;
         Ok(())
     }
+}
+
+fn stored_quote(row: &SqliteRow) -> Result<StoredQuote, ClientError> {
+    Ok(StoredQuote {
+        id: row.try_get("id")?,
+        provider: peer(row.try_get("provider")?)?,
+        offer: row.try_get("offer")?,
+        quote: row.try_get("quote")?,
+        request: row.try_get("request")?,
+    })
 }
 
 fn peer(text: &str) -> Result<PeerId, ClientError> {

@@ -35,6 +35,15 @@ pub trait TicketSource: Debug + Send + Sync + 'static {
     /// [`ClientError`].
     async fn take(&self, slot: Slot, count: u8) -> Result<MadeTicket, ClientError>;
 
+    /// Makes proofs of `count` tickets of a slot until `wanted` wait, and tells how many do. Who makes each when it is taken has none.
+    ///
+    /// # Errors
+    /// [`ClientError`]; those made before it are kept.
+    async fn prepare(&self, slot: Slot, count: u8, wanted: usize) -> Result<usize, ClientError> {
+        let _ = (slot, count, wanted);
+        Ok(0)
+    }
+
     /// Puts a ticket back that was refused without being spent. It is the next one taken.
     fn give_back(&self, ticket: MadeTicket);
 
@@ -88,6 +97,10 @@ impl TicketSource for StreamTickets {
 
     async fn take(&self, slot: Slot, count: u8) -> Result<MadeTicket, ClientError> {
         Ok(self.tickets.take(&self.stream, slot, count).await?)
+    }
+
+    async fn prepare(&self, slot: Slot, count: u8, wanted: usize) -> Result<usize, ClientError> {
+        Ok(self.tickets.prepare(&self.stream, slot, count, wanted).await?)
     }
 
     fn give_back(&self, ticket: MadeTicket) {

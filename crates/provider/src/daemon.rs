@@ -34,6 +34,7 @@ use crate::check::{CheckCounters, CheckerError, TicketChecker};
 use crate::claims::{ClaimError, ClaimReport, Claimer, StreamSummary};
 use crate::lease::{LeaseCounters, LeaseDesk};
 use crate::offers::{OfferContent, OfferPublisher, OfferTimes, PublishError, SaleTerms};
+use crate::promises::{PromiseError, Promises};
 use crate::service::{Registry, ServiceError};
 use crate::store::{NullifierStore, OnMissing, StoreError, StoreOptions};
 use crate::till::{Till, TillCounters};
@@ -167,6 +168,9 @@ pub enum ProviderError {
     /// Claiming.
     #[error(transparent)]
     Claim(#[from] ClaimError),
+    /// Quotes that were given.
+    #[error(transparent)]
+    Promise(#[from] PromiseError),
     /// Nothing is sold.
     #[error("the provider sells no service; configure at least one")]
     NoService,
@@ -186,6 +190,7 @@ impl ProviderError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Claim(e) => e.code(),
+            Self::Promise(e) => e.code(),
             Self::OtherWallet { .. } => "TRB-5505",
             Self::Store(e) => e.code(),
             Self::Checker(e) => e.code(),
@@ -301,6 +306,8 @@ impl Provider {
         let signer: Arc<dyn Signer> = Arc::new(node.key().clone());
         let transport: Arc<dyn Broadcast> = Arc::new(node.clone());
         let secret = encryption_secret(node.key());
+        let sold: Vec<_> = entries.iter().map(|entry| entry.id.clone()).collect();
+        let promises = Promises::open(config.folder.join("promises.json"), &config.terms, &sold, now)?;
         let content = OfferContent {
             terms: config.terms.clone(),
             services: entries,
@@ -331,6 +338,7 @@ impl Provider {
         if let Some(script) = &script {
             policies.push(Box::new(Arc::clone(script)));
         }
+        policies.push(Box::new(promises));
         // Last: what it finds free must still be free when it is reserved, and a script takes a while.
         policies.push(Box::new(Arc::clone(&capacity)));
         let negotiator = Arc::new(Negotiator::new(signer, pool_clock, Arc::clone(&clock), config.quotes, policies));

@@ -1,4 +1,4 @@
-//! Small numbers that outlive the process, each in a file of its own.
+//! Small things that outlive the process, each in a file of its own.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -15,9 +15,14 @@ pub(crate) fn read_number(path: &Path) -> io::Result<Option<u64>> {
 
 /// On disk when it returns; a process that ends in between leaves the number before.
 pub(crate) fn write_number(path: &Path, number: u64) -> io::Result<()> {
+    write(path, format!("{number}\n").as_bytes())
+}
+
+/// On disk when it returns; a process that ends in between leaves what was there before.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = File::create(&new)?;
-    writeln!(file, "{number}")?;
+    file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
     if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {

@@ -14,6 +14,7 @@ mod files;
 pub mod free;
 pub mod lease;
 pub mod offers;
+pub mod promises;
 pub mod service;
 pub mod store;
 pub mod till;

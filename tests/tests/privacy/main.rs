@@ -20,7 +20,7 @@ use std::{
 };
 
 use tracing_subscriber::EnvFilter;
-use tributary_client::{PagePrice, PaidPage, PaidStore, unpaid};
+use tributary_client::{PagePrice, PaidPage, PaidStore, StreamTickets, unpaid};
 use tributary_market::ticket::Verdict;
 use tributary_protocol::{Circuit, Seconds};
 use tributary_provider::{
@@ -136,8 +136,8 @@ async fn history(
     shop.net.clock.set(shop.net.now().await);
     let clock = Arc::new(shop.net.clock.clone());
     let price = PagePrice { tickets: 1, page_size: 20 };
-    let paid =
-        PaidStore::new(client.clone(), maker.clone(), shop.net.ledger.clone(), clock, node.peer_id(), stream, price);
+    let tickets = Arc::new(StreamTickets::new(maker.clone(), shop.net.ledger.clone(), clock, stream));
+    let paid = PaidStore::new(client.clone(), node.peer_id(), tickets, price);
     let query = StoreQueryRequest { pagination_forward: true, ..StoreQueryRequest::by_topics(shard(), [topic()]) };
     let (delivery, pages, error) = paid.query(query.clone(), 10).await;
     assert!(error.is_none(), "{error:?}");

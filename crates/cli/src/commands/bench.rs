@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tributary_client::{ClientError, Want, unpaid};
+use tributary_client::{Want, unpaid};
 use tributary_market::{choose::Preset, offer::RateClassId};
 use tributary_protocol::Seconds;
 use tributary_waku::{ContentTopic, StoreQueryRequest, StoreStatus};
@@ -54,9 +54,9 @@ pub(crate) async fn run(context: &Context, args: &Bench) -> Result<(), CliError>
     let buy_to_first_page = started.elapsed();
 
     // One slot's tickets, made ahead; the provider carries the slot for a while after its end.
-    let slot = paid.current_slot()?;
+    let slot = paid.tickets().current_slot()?;
     let wanted = usize::try_from(args.requests).unwrap_or(usize::MAX);
-    let ready = paid.tickets().prepare(paid.stream(), slot, 1, wanted).await.map_err(ClientError::from)?;
+    let ready = paid.tickets().prepare(slot, 1, wanted).await?;
     if ready < wanted {
         return Err(CliError::Input { reason: format!("one slot pays for {ready} requests, {wanted} were asked for") });
     }

@@ -6,4 +6,5 @@
 #[path = "../../../wallet/tests/wallet/net.rs"]
 mod net;
 
+mod quotes;
 mod relay;

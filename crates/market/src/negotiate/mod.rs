@@ -5,6 +5,7 @@
 //! with a chain of [`policy::Policy`]; the buyer's side is [`buyer::negotiate`]. Messages travel on the libp2p protocol [`PROTOCOL`], or sealed
 //! over content topics ([`crate::rpc`]).
 
+pub mod broken;
 pub mod buyer;
 pub mod policy;
 pub mod provider;
@@ -34,6 +35,17 @@ pub const MAX_REQUEST_BYTES: usize = 8192;
 pub const MAX_RESPONSE_BYTES: usize = 4096;
 /// Requests that a buyer may make for one agreement.
 pub const MAX_ROUNDS: u32 = 4;
+
+/// For how long after its start deadline a quote binds at the most, seconds. Quotes cost nothing: without a bound anybody could hold a provider to
+/// its prices for ever.
+pub const MAX_BOUND: u64 = 86_400;
+
+/// Until when a quote binds its provider: a stream that began at the deadline has run for its duration, or for a day.
+#[must_use]
+pub fn binds_until(start_deadline: UnixTime, duration: Seconds) -> UnixTime {
+    let bound = Seconds::new(duration.get().min(MAX_BOUND)).unwrap_or(Seconds::ZERO);
+    start_deadline.saturating_add(bound)
+}
 
 const MAX_COMPARED: usize = 8;
 const MAX_WANTED_TOPICS: usize = 32;
@@ -224,6 +236,8 @@ pub struct Quote {
     pub rate: Rate,
     /// Until when the buyer may act upon it.
     pub valid_until: UnixTime,
+    /// When it was signed. From then on it binds the provider ([`broken::BrokenQuote`]).
+    pub issued_at: UnixTime,
 }
 
 impl Quote {
@@ -243,6 +257,7 @@ impl Quote {
             start_deadline: self.terms.start_deadline.get(),
             valid_until: self.valid_until.get(),
             load_cap: self.terms.load_cap,
+            issued_at: self.issued_at.get(),
         }
     }
 }
@@ -602,6 +617,14 @@ pub enum QuoteError {
         /// The buyer's time.
         now: UnixTime,
     },
+    /// The quote says that it was signed at another time: it would not be seen to be broken, or be seen to be broken when it isn't.
+    #[error("the quote says that it was signed at {issued_at}, now is {now}: set the clock, or ask again")]
+    IssuedAt {
+        /// The quote's word.
+        issued_at: UnixTime,
+        /// The buyer's time.
+        now: UnixTime,
+    },
 }
 
 impl QuoteError {
@@ -625,6 +648,7 @@ impl QuoteError {
             Self::LoadCap { .. } => "TRB-M212",
             Self::Validity { .. } => "TRB-M213",
             Self::StartDeadline { .. } => "TRB-M214",
+            Self::IssuedAt { .. } => "TRB-M215",
         }
     }
 
@@ -747,6 +771,10 @@ fn verify_quote(
     if terms.start_deadline < request.start || terms.start_deadline <= now {
         return Err(QuoteError::StartDeadline { deadline: terms.start_deadline, start: request.start, now });
     }
+    let issued_at = offer::time("issued_at", quote.issued_at)?;
+    if issued_at.since(now).get().max(now.since(issued_at).get()) > offer::CLOCK_SKEW {
+        return Err(QuoteError::IssuedAt { issued_at, now });
+    }
     Ok(Quote {
         terms,
         payee: offer.payee,
@@ -754,5 +782,6 @@ fn verify_quote(
         ticket_price: offer.ticket_price,
         rate: class.rate,
         valid_until,
+        issued_at,
     })
 }

@@ -161,6 +161,7 @@ impl Negotiator {
             ticket_price: offer.ticket_price,
             rate: class.rate,
             valid_until: draft.valid_until,
+            issued_at: now,
         })
     }
 }

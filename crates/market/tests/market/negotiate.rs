@@ -6,6 +6,7 @@ use libp2p::identity::Keypair;
 use prost::Message as _;
 use tributary_market::clock::{Clock, ManualClock};
 use tributary_market::envelope::{self, PayloadType};
+use tributary_market::negotiate::broken::{Breach, BrokenQuote};
 use tributary_market::negotiate::buyer::{NegotiationError, QuoteChannel, Wish, negotiate};
 use tributary_market::negotiate::policy::{
     Ask, AttributesPolicy, AvailabilityPolicy, CapacityPolicy, Draft, DurationPolicy, FairnessPolicy, LoadPolicy,
@@ -13,23 +14,24 @@ use tributary_market::negotiate::policy::{
 };
 use tributary_market::negotiate::provider::{Negotiator, QuoteTimes};
 use tributary_market::negotiate::{
-    AgreedQuote, CounterOffer, Refusal, RefusalCode, Source, StoreWanted, Terms, Wanted,
+    AgreedQuote, CounterOffer, Refusal, RefusalCode, Source, StoreWanted, Terms, Wanted, binds_until,
 };
-use tributary_market::offer::{OfferId, RateClassId, ServiceId, VerifiedOffer};
+use tributary_market::offer::{Offer, OfferId, RateClassId, ServiceId, SignedOffer, VerifiedOffer};
 use tributary_market::proto;
 use tributary_protocol::amount::{Price, Rate};
+use tributary_protocol::time::Seconds;
 
 use crate::common::*;
 
-struct Provider {
-    negotiator: Negotiator,
+pub(crate) struct Provider {
+    pub(crate) negotiator: Negotiator,
     offer: Arc<VerifiedOffer>,
     capacity: Arc<CapacityPolicy>,
     available: tokio::sync::watch::Sender<bool>,
     clock: ManualClock,
 }
 
-fn provider() -> Provider {
+pub(crate) fn provider() -> Provider {
     with_policies(Vec::new())
 }
 
@@ -471,6 +473,66 @@ async fn a_quote_that_leaves_the_offer_is_refused_and_is_evidence() {
     }
 }
 
+/// The offer changed and signed later, under the next number.
+fn later(at: u64, change: impl FnOnce(&mut Offer), signer: &Keypair) -> SignedOffer {
+    let mut offer = offer();
+    offer.sequence += 1;
+    (offer.issued_at, offer.expires_at) = (time(at), time(at + 3600));
+    change(&mut offer);
+    offer.sign(signer).unwrap()
+}
+
+#[tokio::test]
+async fn a_quote_that_is_not_honoured_is_proven_by_two_messages() {
+    let provider = provider();
+    let quote = agree(&Channel::to(&provider), &wish()).await.unwrap();
+    let until = quote.terms.start_deadline.get() + quote.terms.duration.get();
+    let dearer = |offer: &mut Offer| offer.ticket_price = Price::new(61).unwrap();
+
+    let proof = BrokenQuote::prove(quote.signed(), &later(NOW + 1, dearer, &key(1))).unwrap();
+    assert_eq!(proof.provider, key(1).public().to_peer_id());
+    assert_eq!(proof.breach, Breach::TicketPrice { quoted: quote.ticket_price.get(), offered: 61 });
+    // Whoever gets the evidence comes to the same verdict.
+    assert_eq!(BrokenQuote::prove(&proof.quote, &proof.offer).unwrap(), proof);
+    let other_payee = later(until - 1, |offer| offer.payee = payee(9), &key(1));
+    assert!(matches!(BrokenQuote::prove(quote.signed(), &other_payee).unwrap().breach, Breach::Payee { .. }));
+    let without = later(NOW + 1, |offer| offer.services[0].id = "archive".parse().unwrap(), &key(1));
+    assert!(matches!(BrokenQuote::prove(quote.signed(), &without).unwrap().breach, Breach::Service { .. }));
+}
+
+#[test]
+fn a_quote_binds_for_a_day_at_the_most() {
+    assert_eq!(binds_until(now(), seconds(3600)), time(NOW + 3600));
+    assert_eq!(binds_until(now(), Seconds::MAX), time(NOW + 86_400));
+}
+
+#[tokio::test]
+async fn two_messages_that_prove_no_broken_quote_are_told_apart() {
+    let provider = provider();
+    let quote = agree(&Channel::to(&provider), &wish()).await.unwrap();
+    let until = quote.terms.start_deadline.get() + quote.terms.duration.get();
+    let dearer = |offer: &mut Offer| offer.ticket_price = Price::new(61).unwrap();
+    let code = |quote: &[u8], offer: &SignedOffer| BrokenQuote::prove(quote, offer).unwrap_err().code();
+
+    // Prices may change before a quote and after it, and for other pools.
+    for at in [NOW - 1, NOW, until] {
+        assert_eq!(code(quote.signed(), &later(at, dearer, &key(1))), "TRB-M217");
+    }
+    let elsewhere = later(NOW + 1, |offer| (dearer(offer), offer.pool.chain_id += 1).0, &key(1));
+    assert_eq!(code(quote.signed(), &elsewhere), "TRB-M216");
+    assert_eq!(code(quote.signed(), provider.offer.signed()), "TRB-M216");
+    assert_eq!(code(quote.signed(), &later(NOW + 1, |_| {}, &key(1))), "TRB-M216");
+    // Nobody else can make either of the two.
+    assert_eq!(code(quote.signed(), &later(NOW + 1, dearer, &key(2))), "TRB-M216");
+    let mut forged = quote.signed().to_vec();
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    assert_eq!(code(&forged, &later(NOW + 1, dearer, &key(1))), "TRB-M013");
+    // A refusal promises nothing.
+    let refusal = envelope::seal(&key(1), PayloadType::Refusal, vec![]).unwrap();
+    assert_eq!(code(&refusal, &later(NOW + 1, dearer, &key(1))), "TRB-M011");
+}
+
 #[tokio::test]
 async fn quotes_that_do_not_answer_the_request_are_refused() {
     fn rehash(quote: &mut proto::Quote) {
@@ -485,7 +547,7 @@ async fn quotes_that_do_not_answer_the_request_are_refused() {
         .hash()
         .to_vec();
     }
-    let changes: [Change; 11] = [
+    let changes: [Change; 13] = [
         ("TRB-M003", |q| q.version = 2),
         ("TRB-M202", |q| q.request_id[0] ^= 1),
         ("TRB-M203", |q| q.offer_id[0] ^= 1),
@@ -506,6 +568,8 @@ async fn quotes_that_do_not_answer_the_request_are_refused() {
             q.start_deadline = NOW - 1;
             rehash(q);
         }),
+        ("TRB-M215", |q| q.issued_at = NOW - 61),
+        ("TRB-M215", |q| q.issued_at = NOW + 61),
     ];
     for (code, change) in changes {
         let error = tampered(change, &key(1)).await;

@@ -64,25 +64,31 @@ assert.deepEqual(padded.subarray(4, end), bytes(sealed.message));
 assert.equal(padded.length, 1024);
 assert(padded.subarray(end).every((byte) => byte === 0));
 
-// The signed offer: an envelope of length-delimited fields.
-const envelope = bytes(vectors.offer.envelope);
-const fields = new Map();
-let at = 0;
-const varint = () => {
-  let value = 0;
-  for (let shift = 0; ; shift += 7) {
-    const byte = envelope[at];
-    at += 1;
-    value |= (byte & 0x7f) << shift;
-    if (byte < 0x80) return value;
+// A message's fields by number: bytes, or numbers below 2^53.
+function fieldsOf(message) {
+  const fields = new Map();
+  let at = 0;
+  const varint = () => {
+    let value = 0n;
+    for (let shift = 0n; ; shift += 7n) {
+      const byte = message[at];
+      at += 1;
+      value |= BigInt(byte & 0x7f) << shift;
+      if (byte < 0x80) return Number(value);
+    }
+  };
+  while (at < message.length) {
+    const tag = varint();
+    if ((tag & 7) === 0) {
+      fields.set(tag >> 3, varint());
+      continue;
+    }
+    assert.equal(tag & 7, 2);
+    const length = varint();
+    fields.set(tag >> 3, message.subarray(at, at + length));
+    at += length;
   }
-};
-while (at < envelope.length) {
-  const tag = varint();
-  assert.equal(tag & 7, 2);
-  const length = varint();
-  fields.set(tag >> 3, envelope.subarray(at, at + length));
-  at += length;
+  return fields;
 }
 const delimited = (data) => {
   const prefix = [];
@@ -90,12 +96,37 @@ const delimited = (data) => {
   for (; rest > 0x7f; rest >>= 7) prefix.push((rest & 0x7f) | 0x80);
   return Buffer.concat([Buffer.from([...prefix, rest]), data]);
 };
-const [key, type, payload, signature] = [1, 2, 3, 5].map((field) => fields.get(field));
-assert.equal(type.toString(), '/tributary/offer/1');
-const covered = Buffer.concat([Buffer.from('tributary.v1'), type, payload].map(delimited));
-// libp2p's encoding of an Ed25519 key: 08 01 12 20, then the key.
-assert(crypto.verify(null, covered, publicKey('302a300506032b6570032100', key.subarray(4)), signature));
+// A signed envelope's type and payload, once its signature holds.
+function open(envelope) {
+  const fields = fieldsOf(envelope);
+  const [key, type, payload, signature] = [1, 2, 3, 5].map((field) => fields.get(field));
+  const covered = Buffer.concat([Buffer.from('tributary.v1'), type, payload].map(delimited));
+  // libp2p's encoding of an Ed25519 key: 08 01 12 20, then the key.
+  assert(crypto.verify(null, covered, publicKey('302a300506032b6570032100', key.subarray(4)), signature));
+  return [type.toString(), payload];
+}
+
+// The signed offer.
+const [type, payload] = open(bytes(vectors.offer.envelope));
+assert.equal(type, '/tributary/offer/1');
 assert.equal(sha256(payload).toString('hex'), vectors.offer.offer_id);
+
+// Negotiation: what a quote promises, and each refusal's number.
+const refusals = { price_too_high: 6, load: 12, too_many_rounds: 14, malformed: 1 };
+for (const { case: name, request, answer } of vectors.negotiation.answers) {
+  const [kind, message] = open(bytes(answer));
+  const [asked, told] = [name === 'malformed' ? new Map() : fieldsOf(bytes(request)), fieldsOf(message)];
+  assert.equal(told.get(1), 1);
+  assert.deepEqual(told.get(2)?.toString('hex'), asked.get(2)?.toString('hex'), name);
+  if (name === 'quote') {
+    assert.equal(kind, '/tributary/quote/1');
+    assert.equal(told.get(4).toString('hex'), vectors.offer.offer_id);
+    assert.deepEqual([told.get(10), told.get(11), told.get(15)], [asked.get(6), asked.get(8), vectors.negotiation.now]);
+  } else {
+    assert.equal(kind, '/tributary/refusal/1');
+    assert.equal(told.get(3), refusals[name], name);
+  }
+}
 
 // The terms hash.
 const { terms } = vectors;

@@ -6,14 +6,37 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use tributary_market::lease::{Lease, LeaseRequest, LeaseResponse, LeaseTerms, LeasedSlot};
-use tributary_market::negotiate::{QuoteRequest, RequestId, Terms, Wanted};
+use tributary_market::negotiate::{QuoteRequest, RequestId, Source, Terms, Wanted};
 use tributary_market::offer::{OfferId, RateClassId, ServiceId};
 use tributary_market::sealed::{self, EncryptionSecret};
 use tributary_market::topics::ContentTopic;
 use tributary_protocol::amount::{Price, Rate};
 use zeroize::Zeroizing;
 
-use crate::common::*;
+use crate::{common::*, negotiate::provider};
+
+/// Requests for quotes, and what a provider of the tests' offer answers at the tests' time: the same bytes to a peer and to a sealed request.
+fn negotiation(quoted: &QuoteRequest) -> Value {
+    let dear = QuoteRequest { max_ticket_price: Price::new(59).unwrap(), ..quoted.clone() };
+    let crowded = QuoteRequest { load: 1000, min_load: 1000, ..quoted.clone() };
+    let late = QuoteRequest { round: 4, ..quoted.clone() };
+    let requests = [
+        ("quote", quoted.encode()),
+        ("price_too_high", dear.encode()),
+        ("load", crowded.encode()),
+        ("too_many_rounds", late.encode()),
+        ("malformed", b"nonsense".to_vec()),
+    ];
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let answered = requests.map(|(name, request)| {
+        // A provider for each, as if nobody had asked before.
+        let [directly, sealed] = [Source::Peer(key(50).public().to_peer_id()), Source::Sealed]
+            .map(|source| runtime.block_on(provider().negotiator.answer(source, &request)).unwrap());
+        assert_eq!(directly, sealed, "{name}: the way that a request takes changes nothing");
+        json!({ "case": name, "request": hex::encode(request), "answer": hex::encode(directly) })
+    });
+    json!({ "now": NOW, "answers": answered })
+}
 
 fn vectors() -> Value {
     let provider = key(1);
@@ -90,6 +113,7 @@ fn vectors() -> Value {
             "hash": hex::encode(terms.hash()),
         },
         "quote_request": hex::encode(request.encode()),
+        "negotiation": negotiation(&request),
         "sealed": {
             "identity_secret": hex::encode(*identity),
             "public_key": hex::encode(secret.public().as_bytes()),

@@ -19,6 +19,8 @@ use tributary_provider::service::{Service, ServiceError};
 use tributary_provider::till::{Till, Use};
 use tributary_waku::{FilterGate, FilterStatus, FilterVerdict, GatedSubscribe, NodeHandle, PeerId, WeakNodeHandle};
 
+use crate::closed::Closed;
+
 /// How Filter is sold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -200,17 +202,6 @@ impl Service for FilterService {
         if let Some(gate) = self.gate.get() {
             gate.turn();
         }
-    }
-}
-
-/// Stands before Filter while the service is stopped.
-#[derive(Debug)]
-struct Closed;
-
-#[async_trait]
-impl FilterGate for Closed {
-    async fn admit(&self, _subscribe: &GatedSubscribe) -> FilterVerdict {
-        FilterVerdict::Refuse { status: FilterStatus::SERVICE_UNAVAILABLE, desc: "the service is closed".to_owned() }
     }
 }
 

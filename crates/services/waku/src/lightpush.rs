@@ -17,6 +17,7 @@ use tributary_provider::service::{Service, ServiceError};
 use tributary_provider::till::{Admission, Till, Use};
 use tributary_waku::{GatedPush, LightPushGate, LightPushStatus, LightPushVerdict, MAX_MESSAGE_BYTES, NodeHandle};
 
+use crate::closed::Closed;
 use crate::pending::PendingUses;
 
 /// How lightpush is sold by the slot.
@@ -199,20 +200,6 @@ impl Service for LightpushService {
     async fn turn(&self) {
         if let (Some(gate), Some(book)) = (self.gate.get(), &self.book) {
             book.prune(gate.till.checker().now());
-        }
-    }
-}
-
-/// Stands before lightpush while the service is stopped.
-#[derive(Debug)]
-struct Closed;
-
-#[async_trait]
-impl LightPushGate for Closed {
-    async fn admit(&self, _push: &GatedPush) -> LightPushVerdict {
-        LightPushVerdict::Refuse {
-            status: LightPushStatus::SERVICE_NOT_AVAILABLE,
-            desc: "the service is closed".to_owned(),
         }
     }
 }

@@ -16,6 +16,7 @@ use tributary_waku::{
     StoreVerdict,
 };
 
+use crate::closed::Closed;
 use crate::pending::PendingUses;
 
 /// How an archive is sold.
@@ -158,21 +159,6 @@ impl Service for StoreService {
     /// Refuses every query from now on: an archive that is sold is never given away for want of its gate.
     async fn stop(&self) {
         let _ = self.node.set_store_gate(Some(Arc::new(Closed)));
-    }
-}
-
-/// Stands before the archive while the service is stopped.
-#[derive(Debug)]
-struct Closed;
-
-#[async_trait]
-impl StoreGate for Closed {
-    async fn admit(&self, _query: &GatedQuery) -> StoreVerdict {
-        StoreVerdict::Refuse {
-            status: StoreStatus::SERVICE_UNAVAILABLE,
-            desc: "the service is closed".to_owned(),
-            eligibility: None,
-        }
     }
 }
 

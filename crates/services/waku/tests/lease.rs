@@ -2,21 +2,20 @@
 
 #[path = "../../../provider/tests/common/mod.rs"]
 mod common;
+mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use common::{CARRY, L, S, World, at, clock as pool_clock, key, nullifier, provider, slot, statement};
-use parking_lot::Mutex;
-use tributary_client::{ClientError, LeaseBuyer, LeaseHealth, LeasePlan, PaidFilter, PaidLightpush, TicketSource};
-use tributary_market::clock::{Clock as _, ManualClock as MarketClock};
+use common::{CARRY, L, S, World, at, nullifier, provider, slot, statement};
+use support::Source;
+use tributary_client::{LeaseBuyer, LeaseHealth, LeasePlan, PaidFilter, PaidLightpush, TicketSource};
 use tributary_market::lease::{self, LeaseReason, LeaseRequest, LeaseResponse, LeaseTerms, LeaseVerdict};
 use tributary_market::offer::{Attributes, ServiceId};
 use tributary_market::ticket::{Reason, Verdict};
 use tributary_market::transport::Exchange;
-use tributary_protocol::{PoolClock, ProviderDigest, Seconds, Slot, UnixTime};
+use tributary_protocol::{Seconds, Slot};
 use tributary_provider::free::FreeTierLimits;
 use tributary_provider::lease::LeaseDesk;
 use tributary_provider::service::Service;
@@ -31,7 +30,6 @@ use tributary_waku::{
     LightPushError, LightPushRequest, LightPushStatus, ManualClock, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits,
     PeerId, PubsubTopic, Sharding, Timestamp, WakuMessage, lightpush_bytes_without_proof,
 };
-use tributary_wallet::tickets::MadeTicket;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const NOW: Timestamp = Timestamp::from_secs(S as i64);
@@ -204,54 +202,8 @@ impl Shop {
     }
 
     fn source(&self) -> Arc<Source> {
-        Arc::new(Source {
-            world: Arc::clone(&self.world),
-            next: AtomicU64::new(1000),
-            back: Mutex::default(),
-            clock: self.world.clock.clone(),
-        })
+        Arc::new(Source::new(self.world.clock.clone(), 1000))
     }
-}
-
-/// Makes tickets with the tests' own proving key.
-struct Source {
-    world: Arc<World>,
-    next: AtomicU64,
-    back: Mutex<Vec<MadeTicket>>,
-    clock: MarketClock,
-}
-
-impl std::fmt::Debug for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Source")
-    }
-}
-
-#[async_trait]
-impl TicketSource for Source {
-    fn provider(&self) -> ProviderDigest {
-        provider()
-    }
-    fn clock(&self) -> PoolClock {
-        pool_clock()
-    }
-    fn now(&self) -> Result<UnixTime, ClientError> {
-        Ok(self.clock.now())
-    }
-    async fn take(&self, slot: Slot, count: u8) -> Result<MadeTicket, ClientError> {
-        assert_eq!(count, 1);
-        if let Some(back) = self.back.lock().pop_if(|ticket| ticket.slot == slot) {
-            return Ok(back);
-        }
-        let n = self.next.fetch_add(1, Ordering::SeqCst);
-        let statement = statement(n, slot);
-        let proof = self.world.trapdoor.prove(&statement, n);
-        Ok(MadeTicket { statement, proof, key: key(n), slot, young: false })
-    }
-    fn give_back(&self, ticket: MadeTicket) {
-        self.back.lock().push(ticket);
-    }
-    async fn next_try(&self) {}
 }
 
 fn payment(answer: &LeaseResponse) -> Reason {

@@ -14,6 +14,7 @@ use super::{
     types::{Problem, UNREAD_ID},
 };
 use crate::{
+    error::PublishError,
     node::WeakNodeHandle,
     proto::lightpush::{v2, v3},
     rpc::{Refusal, RequestHandler},
@@ -123,6 +124,11 @@ impl LightPushService {
         if let Err(e) = request.message.validate(node.now()) {
             return refusal(request.request_id, LightPushStatus::of_message(&e), e.to_string());
         }
+        if node.peers_on_topic(topic).await == 0 {
+            // Before the gate: what can't be published costs nobody a ticket.
+            let error = PublishError::NoPeers { topic };
+            return refusal(request.request_id, LightPushStatus::of(&error), error.to_string());
+        }
         request.pubsub_topic = Some(topic);
         let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner).clone();
         let gated = GatedPush { peer, eligibility_proof: request.eligibility_proof.clone(), signed_bytes, request };
@@ -131,7 +137,17 @@ impl LightPushService {
         {
             return refusal(gated.request.request_id, status, desc);
         }
-        let outcome = match node.publish_to(topic, gated.request.message.clone()).await {
+        let unarchived = node.stats().archive_lost;
+        let published = node.publish_to(topic, gated.request.message.clone()).await;
+        if published.is_ok() {
+            // Who is told OK, and asks the same node's Store, finds the message: whatever happens to this process.
+            node.flush_archive().await;
+        }
+        let outcome = match published {
+            Ok(_) if node.stats().archive_lost > unarchived => {
+                let desc = "it was published, but could not be archived".to_owned();
+                refusal(gated.request.request_id.clone(), LightPushStatus::SERVICE_NOT_AVAILABLE, desc)
+            }
             Ok(published) => Outcome {
                 request_id: gated.request.request_id.clone(),
                 status: LightPushStatus::OK,
