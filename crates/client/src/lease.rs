@@ -128,6 +128,11 @@ impl LeaseBuyer {
         self.send(&LeaseRequest::Query { service: self.plan.service.clone() }.encode()).await
     }
 
+    /// Asks the provider at the next turn what the node has: it may have forgotten the lease.
+    pub async fn doubt(&self) {
+        self.state.lock().await.queried = None;
+    }
+
     /// Does what is due: buys the running slot if it isn't paid, and the next one when the running one is about to end. Failures are in the health and
     /// are tried again by the next turn.
     ///
@@ -351,9 +356,28 @@ impl PaidFilter {
         Ok(Self { subscription, lease })
     }
 
-    /// The next message; `None` after the node's shutdown.
+    /// The next message; `None` after the node's shutdown. While it is waited for, a subscription that was lost is looked after: the provider is asked
+    /// whether it still knows the lease, which is bought again if it doesn't, and the subscription is asked for again as soon as the lease is held.
     pub async fn recv(&mut self) -> Option<ReceivedMessage> {
-        self.subscription.recv().await
+        let Self { subscription, lease } = self;
+        let mut subscribed = subscription.watch_health();
+        let mut leased = lease.buyer().watch_health();
+        loop {
+            tokio::select! {
+                message = subscription.recv() => return message,
+                Ok(()) = subscribed.changed() => {
+                    if matches!(*subscribed.borrow_and_update(), FilterHealth::Lost { .. }) {
+                        lease.buyer().doubt().await;
+                    }
+                }
+                Ok(()) = leased.changed() => {
+                    let held = matches!(*leased.borrow_and_update(), LeaseHealth::Held { .. });
+                    if held && matches!(subscription.health(), FilterHealth::Lost { .. }) {
+                        subscription.subscribe_again();
+                    }
+                }
+            }
+        }
     }
 
     /// Whether pushes can be expected, as far as is known.

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -17,7 +17,7 @@ use futures::{Stream, StreamExt as _};
 use libp2p::PeerId;
 use prost::{Message as _, bytes::Bytes};
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -81,6 +81,23 @@ struct Entry {
     content_topics: HashSet<ContentTopic>,
     queue: Arc<Queue<ReceivedMessage>>,
     seen: Seen,
+    link: Arc<Link>,
+}
+
+/// What a subscription learns of its connection.
+#[derive(Debug, Default)]
+struct Link {
+    /// The connection that the service node knew it by is gone, so the subscription may be forgotten there.
+    doubtful: AtomicBool,
+    /// Something has changed: look now.
+    changed: Notify,
+}
+
+impl Link {
+    fn doubt(&self) {
+        self.doubtful.store(true, Ordering::SeqCst);
+        self.changed.notify_one();
+    }
 }
 
 impl FilterClient {
@@ -96,6 +113,20 @@ impl FilterClient {
     pub(crate) fn close(&self) {
         for entry in self.lock().entries.values() {
             entry.queue.close();
+        }
+    }
+
+    /// The last connection to a peer is gone.
+    pub(crate) fn disconnected(&self, peer: PeerId) {
+        for entry in self.lock().entries.values().filter(|entry| entry.peer == peer) {
+            entry.link.doubt();
+        }
+    }
+
+    /// A peer can be asked (again).
+    pub(crate) fn connected(&self, peer: PeerId) {
+        for entry in self.lock().entries.values().filter(|entry| entry.peer == peer) {
+            entry.link.changed.notify_one();
         }
     }
 
@@ -170,6 +201,7 @@ pub struct FilterSubscription {
     queue: Arc<Queue<ReceivedMessage>>,
     health: watch::Receiver<FilterHealth>,
     client: Arc<FilterClient>,
+    link: Arc<Link>,
     node: WeakNodeHandle,
     _keeping: DropGuard,
 }
@@ -207,6 +239,11 @@ impl FilterSubscription {
     #[must_use]
     pub fn watch_health(&self) -> watch::Receiver<FilterHealth> {
         self.health.clone()
+    }
+
+    /// Asks for the subscription again now, because what kept it from being accepted has changed, say.
+    pub fn subscribe_again(&self) {
+        self.link.doubt();
     }
 
     /// Ends the subscription, here and at the service node. (Dropping it ends it here; there it ends by itself within
@@ -263,6 +300,7 @@ pub(crate) async fn subscribe(
     }
     let queue = Arc::new(Queue::new(client.max_messages, client.max_bytes));
     let topics: Vec<_> = content_topics.iter().cloned().collect();
+    let link = Arc::<Link>::default();
     let id = {
         let mut open = client.lock();
         if open.entries.len() >= client.max_open {
@@ -271,7 +309,8 @@ pub(crate) async fn subscribe(
         let id = open.next;
         open.next += 1;
         // Before the request: the first push may be as quick as the answer.
-        let entry = Entry { peer, pubsub_topic, content_topics, queue: queue.clone(), seen: Seen::default() };
+        let (queue, link) = (queue.clone(), link.clone());
+        let entry = Entry { peer, pubsub_topic, content_topics, queue, seen: Seen::default(), link };
         open.entries.insert(id, entry);
         id
     };
@@ -284,11 +323,12 @@ pub(crate) async fn subscribe(
         queue,
         health,
         client: client.clone(),
+        link: link.clone(),
         node: node.downgrade(),
         _keeping: keeping.clone().drop_guard(),
     };
     request(node, peer, FilterSubscribeType::Subscribe, Some(pubsub_topic), &topics).await?;
-    tokio::spawn(keep(node.downgrade(), peer, pubsub_topic, topics, report, keeping));
+    tokio::spawn(keep(node.downgrade(), peer, pubsub_topic, topics, link, report, keeping));
     Ok(subscription)
 }
 
@@ -298,6 +338,7 @@ async fn keep(
     peer: PeerId,
     pubsub_topic: PubsubTopic,
     topics: Vec<ContentTopic>,
+    link: Arc<Link>,
     report: watch::Sender<FilterHealth>,
     stop: CancellationToken,
 ) {
@@ -308,12 +349,15 @@ async fn keep(
         tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
+            () = link.changed.notified() => {}
         }
         let Some(node) = node.upgrade() else { return };
         if node.is_stopped() {
             return;
         }
-        let subscribed = *report.borrow() == FilterHealth::Subscribed;
+        // Before asking: what becomes doubtful meanwhile is looked at again.
+        let doubtful = link.doubtful.swap(false, Ordering::SeqCst);
+        let subscribed = *report.borrow() == FilterHealth::Subscribed && !doubtful;
         if subscribed && confirmed.elapsed() < PING_INTERVAL && node.is_connected(peer).await {
             continue;
         }

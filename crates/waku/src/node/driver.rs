@@ -813,6 +813,7 @@ impl Driver {
                 for fixed in self.static_peers.iter_mut().filter(|fixed| fixed.peer == peer) {
                     fixed.pause = RECONNECT_PAUSE.0;
                 }
+                self.filter_client.connected(peer);
                 self.end_dials(peer, &Ok(peer));
             }
         }
@@ -825,6 +826,7 @@ impl Driver {
                 DialError::Failed { peer, reason: cause.unwrap_or_else(|| "the peer closed the connection".to_owned()) }
             }
         };
+        self.filter_client.disconnected(peer);
         self.end_dials(peer, &Err(error));
     }
 
