@@ -16,7 +16,8 @@ use clap::{Args, Parser, Subcommand};
 )]
 #[command(
     after_help = "A first purchase: init, wallet address, deposit, discover, choose, quote, open, query, assess.\n\
-    `buy` does choose, quote and open in one go. Every command takes --json."
+    `buy` does discover, choose, quote and open in one go; `publish --buy` and `listen --buy` do it before they begin.\n\
+    Every command takes --json."
 )]
 pub(crate) struct Cli {
     /// Folder with configuration, keys and state.
@@ -55,13 +56,13 @@ pub(crate) enum Command {
     Quote(Quote),
     /// Step 4: open a payment stream through a relayer.
     Open(Open),
-    /// Steps 2 to 4 in one go.
+    /// Steps 1 to 4 in one go.
     Buy(Buy),
     /// Steps 5 and 6: query a provider's Waku Store, each page paid by a ticket.
     Query(Query),
-    /// Publish a Waku message.
+    /// Publish Waku messages: by relay, or with --paid through a provider of lightpush.
     Publish(Publish),
-    /// Receive Waku messages, and remember their hashes: what a later assessment compares with.
+    /// Receive Waku messages: by relay, remembering their hashes for a later assessment, or with --paid through a provider of Filter.
     Listen(Listen),
     /// Step 7: compare what a provider delivered with what was seen.
     Assess(Assess),
@@ -169,9 +170,11 @@ pub(crate) enum Providers {
 
 #[derive(Debug, Args)]
 pub(crate) struct Choose {
-    /// Service: store.
+    /// Service: store, lightpush or filter.
     #[arg(default_value = "store")]
     pub(crate) service: String,
+    #[command(flatten)]
+    pub(crate) need: Need,
     /// cheapest, fastest, trusted or private.
     #[arg(long)]
     pub(crate) preset: Option<String>,
@@ -183,10 +186,26 @@ pub(crate) struct Choose {
     pub(crate) explain: bool,
 }
 
+/// What a service is needed for.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Need {
+    /// Content topic that it is wanted for; may be repeated. The provider learns their shard and, for a store, the topics.
+    #[arg(long = "topic", value_name = "CONTENT_TOPIC")]
+    pub(crate) topics: Vec<String>,
+    /// How much of it in each slot: store pages or messages to publish (10), or content topics to filter at once (those named, or 1).
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) load: Option<u32>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Quote {
     /// Peer id. Unset: the one that `choose` picked last.
     pub(crate) provider: Option<String>,
+    /// Service: store, lightpush or filter. Unset: the one that `choose` was asked for last, or store with a peer id.
+    #[arg(long)]
+    pub(crate) service: Option<String>,
+    #[command(flatten)]
+    pub(crate) need: Need,
     /// For how long the service is wanted, in seconds.
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     pub(crate) duration: u64,
@@ -246,6 +265,37 @@ pub(crate) struct Publish {
     /// Payloads, one message each.
     #[arg(required = true)]
     pub(crate) payloads: Vec<String>,
+    #[command(flatten)]
+    pub(crate) paid: Paid,
+}
+
+/// Using a provider instead of relaying.
+#[derive(Debug, Args)]
+pub(crate) struct Paid {
+    /// Use a provider, paid by the newest open stream to one that sells this; a stream that starts later is waited for.
+    #[arg(long)]
+    pub(crate) paid: bool,
+    /// As --paid, and without such a stream buy one first: discover, choose, quote, open.
+    #[arg(long)]
+    pub(crate) buy: bool,
+    /// Peer id of a provider that a stream pays already.
+    #[arg(long, value_name = "PEER_ID", requires = "paid", conflicts_with = "buy")]
+    pub(crate) provider: Option<String>,
+    /// With --buy: for how long the service is wanted, in seconds.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    pub(crate) duration: u64,
+    /// With --buy: cheapest, fastest, trusted or private.
+    #[arg(long, requires = "buy")]
+    pub(crate) preset: Option<String>,
+    /// With --buy: highest ticket price, in token base units.
+    #[arg(long, value_name = "BASE_UNITS", requires = "buy")]
+    pub(crate) max_price: Option<u128>,
+    /// With --buy: show every candidate with its score's parts, or the filter that removed it.
+    #[arg(long, requires = "buy")]
+    pub(crate) explain: bool,
+    /// With --buy: show what would be bought and stop.
+    #[arg(long, requires = "buy")]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -259,6 +309,8 @@ pub(crate) struct Listen {
     /// Stop after this many messages.
     #[arg(long, value_name = "COUNT")]
     pub(crate) count: Option<usize>,
+    #[command(flatten)]
+    pub(crate) paid: Paid,
 }
 
 #[derive(Debug, Args)]

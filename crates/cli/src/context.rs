@@ -181,8 +181,9 @@ impl Context {
 
     /// [`Self::buyer`] with other circuits.
     pub(crate) async fn buyer_for(&self, circuits: &[Circuit]) -> Result<Buyer, CliError> {
-        let wallet = self.wallet(circuits).await?;
-        let node = self.node(NodeKey::generate(), Serves::default()).await?;
+        // The node meets its peers while keys are read.
+        let (node, wallet) =
+            tokio::try_join!(self.node(NodeKey::generate(), Serves::default()), self.wallet(circuits))?;
         let scope = wallet.keys().scope;
         let tickets = wallet.tickets(&WalletFolder::new(self.home.clone()).tickets(&scope)).await?;
         let store = ClientStore::open(&self.file("client.db")).await?;

@@ -174,6 +174,7 @@ impl CliError {
             | Self::Input { .. } => 2,
             Self::Client(error) => match **error {
                 C::Refused { .. } | C::RelayRejected { .. } | C::NoCandidate { .. } => 3,
+                C::UnknownService { .. } | C::SeveralShards { .. } => 2,
                 C::RelayUnknown { .. } => 4,
                 _ => 1,
             },

@@ -23,6 +23,7 @@ use crate::{
 const LAST_WORK_LIMIT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
+    output::started();
     let cli = Cli::parse();
     let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();

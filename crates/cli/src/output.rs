@@ -1,8 +1,14 @@
 //! What commands print: lines for people, one JSON object for programs.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::OnceLock, time::Instant};
 
 use serde_json::Value;
+
+/// When the program started, as of the first call.
+pub(crate) fn started() -> Instant {
+    static STARTED: OnceLock<Instant> = OnceLock::new();
+    *STARTED.get_or_init(Instant::now)
+}
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,10 +28,10 @@ impl Format {
         }
     }
 
-    /// Prints a line about work in progress on standard error; silent for JSON.
+    /// Prints a line about work in progress on standard error, with the time since the start; silent for JSON.
     pub(crate) fn progress(self, line: &str) {
         if self == Self::Text {
-            eprintln!("  {line}");
+            eprintln!("  {:5.1} s  {line}", started().elapsed().as_secs_f64());
         }
     }
 }

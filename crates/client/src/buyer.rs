@@ -9,7 +9,7 @@ use tributary_market::{
     choose::{self, Candidate, Choice, Explanation, Preset, Search, Standing},
     clock::Clock as MarketClock,
     negotiate::{
-        MAX_BOUND, StoreWanted, Wanted,
+        FilterWanted, LightpushWanted, MAX_BOUND, StoreWanted, Wanted,
         broken::BrokenQuote,
         buyer::{Direct, NegotiationError, QuoteChannel, Wish, negotiate},
     },
@@ -18,7 +18,7 @@ use tributary_market::{
     relay::{RelayClient, VerifiedAnnouncement},
     rpc::{CallPolicy, SealedClient},
 };
-use tributary_protocol::{Amount, Commitment, PaymentAddress, Price, ProviderDigest, Rate, Seconds, UnixTime};
+use tributary_protocol::{Amount, Commitment, PaymentAddress, Price, ProviderDigest, Rate, Seconds, Slot, UnixTime};
 use tributary_reputation::{
     Assessment, AssessmentId, Config as ReputationConfig, Fault, FaultKind, ProviderName, Reputation, Score,
     ServiceName, Subject, Verdict,
@@ -26,33 +26,32 @@ use tributary_reputation::{
 };
 use tributary_waku::{ContentTopic, NodeHandle, PeerId, PubsubTopic, StoreQueryRequest};
 use tributary_wallet::{
-    Intent, OpenStream, Outcome, PayerStream, StreamState, Submitter, Wallet,
+    Intent, OpenStream, OperationKind, Outcome, PayerStream, PreparedTransaction, Rejection, StreamState, Submitter,
+    Wallet,
     tickets::{PayingStream, TicketMaker},
 };
 
 use crate::{
     ClientError,
-    discover::Directory,
+    discover::{Directory, Found},
     lease::{LeaseBuyer, LeasePlan, PaidFilter},
     push::PaidLightpush,
     query::{PagePrice, PaidStore},
     relay::RelaySubmitter,
     route::PATIENCE,
-    store::{ClientStore, Delivery, Purchase},
+    store::{ClientStore, Delivery, Purchase, StoredQuote},
     tickets::{StreamTickets, TicketSource},
 };
 
 /// What a buyer wants.
 #[derive(Debug, Clone)]
 pub struct Want {
-    /// Content topics to be queried; their shard decides the pubsub topic.
+    /// The service, and how much of it.
+    pub service: Sought,
+    /// Content topics that it is wanted for; their shard decides the pubsub topic. None: any will do.
     pub content_topics: Vec<ContentTopic>,
-    /// How long messages must be kept there.
-    pub retention: Seconds,
     /// How long the service is wanted.
     pub duration: Seconds,
-    /// Pages in each slot.
-    pub pages_per_slot: u64,
     /// Highest ticket price.
     pub max_price: Option<Price>,
     /// What matters most.
@@ -61,11 +60,88 @@ pub struct Want {
     pub ignore: Vec<PeerId>,
 }
 
+/// A service that a buyer looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sought {
+    /// Waku Store, by the page.
+    Store {
+        /// How long messages must be kept there.
+        retention: Seconds,
+        /// Pages in each slot.
+        pages: u64,
+    },
+    /// Waku Lightpush, by the message.
+    Lightpush {
+        /// Messages in each slot.
+        messages: u64,
+        /// Largest payload, bytes.
+        payload: u32,
+    },
+    /// Waku Filter, by the slot.
+    Filter {
+        /// Content topics at once, at least 1.
+        topics: u32,
+    },
+}
+
+impl Sought {
+    /// The service's usual id in offers.
+    #[must_use]
+    pub fn id(&self) -> ServiceId {
+        match self {
+            Self::Store { .. } => ServiceId::store(),
+            Self::Lightpush { .. } => ServiceId::lightpush(),
+            Self::Filter { .. } => ServiceId::filter(),
+        }
+    }
+
+    /// The unit that it is priced by.
+    const fn unit(&self) -> UseUnit {
+        match self {
+            Self::Store { .. } => UseUnit::Page,
+            Self::Lightpush { .. } => UseUnit::Message,
+            Self::Filter { .. } => UseUnit::TopicMinute,
+        }
+    }
+
+    /// Units in a slot of this length.
+    fn units(&self, slot_length: Seconds) -> u64 {
+        match self {
+            Self::Store { pages, .. } => *pages,
+            Self::Lightpush { messages, .. } => *messages,
+            Self::Filter { topics } => u64::from(*topics).saturating_mul(slot_length.get().div_ceil(60)),
+        }
+    }
+
+    /// Tickets that it takes in each slot, as this offer sells it.
+    ///
+    /// # Errors
+    /// [`ClientError::NotSold`].
+    pub fn tickets_per_slot(&self, offer: &VerifiedOffer, slot_length: Seconds) -> Result<u32, ClientError> {
+        let service = self.id();
+        let price = offer
+            .service(&service)
+            .and_then(|sold| sold.price_of(self.unit()))
+            .ok_or_else(|| ClientError::NotSold { what: format!("{service} by {:?}", self.unit()) })?;
+        let units = self.units(slot_length);
+        let tickets = match self {
+            // A lease of a slot is one proof, whose tickets pay for all of it.
+            Self::Filter { .. } => price.tickets_for(units).unwrap_or(u64::MAX),
+            // Each page and message is paid by itself.
+            _ => units.saturating_mul(u64::from(price.tickets)),
+        };
+        Ok(u32::try_from(tickets).unwrap_or(u32::MAX))
+    }
+}
+
 /// An agreed quote, as it is kept between negotiation and opening.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgreedTerms {
     /// Who signed it.
     pub provider: String,
+    /// The service's id.
+    #[serde(default = "store_id")]
+    pub service: String,
     /// Who is paid.
     pub payee: String,
     /// Base units a second.
@@ -86,6 +162,29 @@ pub struct AgreedTerms {
 
 /// For how long after its making a quote can bind its provider, seconds: up to a week until its start deadline, and [`MAX_BOUND`], and a day to spare.
 const QUOTES_BIND: u64 = 8 * 86_400 + MAX_BOUND;
+
+/// What quotes were for before they named their service.
+fn store_id() -> String {
+    ServiceId::store().to_string()
+}
+
+/// Relayers that are tried for one purchase, at the most.
+const MAX_RELAYERS: usize = 3;
+
+/// How a relayer is asked while a purchase waits: others are there if it keeps silent.
+const RELAYER_CALLS: CallPolicy = CallPolicy { attempts: 3, wait: Duration::from_secs(2) };
+
+/// How long a relayer's transaction is waited for before another relayer is tried.
+const RELAYER_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Time between two looks at what discovery found.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How long discovery goes on when there is somebody to buy from: others were mostly told at the same time.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// How long a chain may take to show a transaction that somebody says is mined, and whose relayer is silent.
+const SHOWN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Providers that are asked for a quote in one purchase, at the most.
 const MAX_CHOICES: usize = 4;
@@ -246,15 +345,54 @@ impl Buyer {
         Ok(())
     }
 
-    /// Step 2: filters, scores, draws among the near-best.
+    /// Step 1, until somebody sells what is wanted and a relayer is known (or, with `direct`, without a relayer); at most for `limit`.
+    ///
+    /// # Errors
+    /// When the node stopped or a database fails.
+    pub async fn find(&self, want: &Want, direct: bool, limit: Duration) -> Result<Found, ClientError> {
+        let enough = async {
+            let mut looks = tokio::time::interval(LOOK);
+            let mut waited = false;
+            loop {
+                looks.tick().await;
+                let relayed = direct || !self.directory.relayers().is_empty();
+                if relayed && self.pick(want).await.is_ok_and(|(choice, _)| choice.is_some()) {
+                    break;
+                }
+                waited = true;
+            }
+            if waited {
+                tokio::time::sleep(SETTLE).await;
+            }
+        };
+        let done = async {
+            let _ = tokio::time::timeout(limit, enough).await;
+        };
+        let found = self.directory.discover(done).await?;
+        self.report_evidence().await?;
+        Ok(found)
+    }
+
+    /// Step 2: filters, scores, draws among the near-best, and remembers the choice.
     ///
     /// # Errors
     /// When a database fails.
     pub async fn choose(&self, want: &Want) -> Result<(Option<Choice>, Explanation), ClientError> {
+        let (choice, explanation) = self.pick(want).await?;
+        if let Some(choice) = &choice {
+            let service = want.service.id();
+            self.store.put_choice(choice.offer.peer_id(), service.as_str(), self.clock.now()).await?;
+        }
+        Ok((choice, explanation))
+    }
+
+    async fn pick(&self, want: &Want) -> Result<(Option<Choice>, Explanation), ClientError> {
         let now = self.now()?;
+        let service = want.service.id();
         let mut candidates = Vec::new();
         for offer in self.directory.offers() {
-            let score = self.score(offer.peer_id()).await?;
+            let subject = subject(offer.peer_id(), &service)?;
+            let score = self.reputation.score(&subject, now).await?;
             let standing = Standing {
                 score: score.value,
                 weight: score.experience.weight(),
@@ -266,13 +404,14 @@ impl Buyer {
             };
             candidates.push(Candidate { offer, standing });
         }
+        let slot_length = self.wallet.ledger().clock().slot_length();
         let search = Search {
-            service: ServiceId::store(),
+            service,
             wanted: self.wanted(want)?,
             pool: self.wallet.ledger().pool(),
-            slot_length: self.wallet.ledger().clock().slot_length(),
-            unit: UseUnit::Page,
-            units_per_slot: want.pages_per_slot,
+            slot_length,
+            unit: want.service.unit(),
+            units_per_slot: want.service.units(slot_length),
             duration: want.duration,
             max_unit_price: None,
             max_ticket_price: want.max_price,
@@ -282,38 +421,37 @@ impl Buyer {
             ignore: want.ignore.clone(),
             preset: want.preset,
         };
-        let (choice, explanation) = choose::choose(&candidates, &search, now, &mut StdRng::from_entropy());
-        if let Some(choice) = &choice {
-            self.store.put_choice(choice.offer.peer_id(), "store", self.clock.now()).await?;
-        }
-        Ok((choice, explanation))
+        Ok(choose::choose(&candidates, &search, now, &mut StdRng::from_entropy()))
     }
 
     /// Steps 2 and 3: chooses, and agrees on a quote with whom was chosen. One that does not answer or refuses is left out, and another one
-    /// is chosen, [`MAX_CHOICES`] times at most. The explanation is the last choice's; no terms when nobody was left.
+    /// is chosen, [`MAX_CHOICES`] times at most; `tell` hears of it. The explanation is the last choice's; no terms when nobody was left.
     ///
     /// # Errors
     /// The last provider's refusal when each one refused; when a database fails.
-    pub async fn agree(&self, want: &Want) -> Result<(Option<(Choice, AgreedTerms)>, Explanation), ClientError> {
+    pub async fn agree(
+        &self,
+        want: &Want,
+        tell: &(dyn Fn(&str) + Sync),
+    ) -> Result<(Option<(Choice, AgreedTerms)>, Explanation), ClientError> {
         let mut want = want.clone();
         let mut refusal = None;
-        loop {
+        for asked in 1.. {
             let (choice, explanation) = self.choose(&want).await?;
             let Some(choice) = choice else {
                 return refusal.map_or(Ok((None, explanation)), Err);
             };
             match self.negotiate(&choice.offer, choice.rate_class, &want, false).await {
                 Ok(terms) => return Ok((Some((choice, terms)), explanation)),
-                Err(error @ (ClientError::Negotiation(_) | ClientError::Transport(_)))
-                    if want.ignore.len() + 1 < MAX_CHOICES =>
-                {
-                    tracing::info!(code = error.code(), %error, "no agreement: choosing another provider");
+                Err(error @ (ClientError::Negotiation(_) | ClientError::Transport(_))) if asked < MAX_CHOICES => {
+                    tell(&format!("no agreement with {}: {error} [{}]", choice.offer.peer_id(), error.code()));
                     want.ignore.push(choice.offer.peer_id());
                     refusal = Some(error);
                 }
                 Err(error) => return Err(error),
             }
         }
+        Err(refusal.unwrap_or(ClientError::NoProvider))
     }
 
     /// Remembers that a provider did not answer a query that its stream pays for: the next assessment counts it.
@@ -332,16 +470,21 @@ impl Buyer {
     /// # Errors
     /// When the database fails.
     pub async fn score(&self, provider: PeerId) -> Result<Score, ClientError> {
-        Ok(self.reputation.score(&subject(provider)?, self.now()?).await?)
+        Ok(self.reputation.score(&subject(provider, &ServiceId::store())?, self.now()?).await?)
     }
 
     fn wanted(&self, want: &Want) -> Result<Wanted, ClientError> {
         let Some(first) = want.content_topics.first() else { return Ok(Wanted::Anything) };
-        Ok(Wanted::Store(StoreWanted {
-            retention: want.retention,
-            pubsub_topic: self.node.pubsub_topic(first)?.to_string(),
-            content_topics: want.content_topics.iter().map(ToString::to_string).collect(),
-        }))
+        let pubsub_topic = self.node.pubsub_topic(first)?.to_string();
+        Ok(match want.service {
+            Sought::Store { retention, .. } => Wanted::Store(StoreWanted {
+                retention,
+                pubsub_topic,
+                content_topics: want.content_topics.iter().map(ToString::to_string).collect(),
+            }),
+            Sought::Lightpush { payload, .. } => Wanted::Lightpush(LightpushWanted { pubsub_topic, payload }),
+            Sought::Filter { topics } => Wanted::Filter(FilterWanted { pubsub_topic, topics }),
+        })
     }
 
     /// Step 3: agrees on a quote and keeps it. `sealed` asks over Waku topics, so that the provider sees no address of the buyer's.
@@ -360,10 +503,9 @@ impl Buyer {
         let class = offer
             .rate_class(rate_class)
             .ok_or_else(|| ClientError::NotSold { what: format!("rate class {}", rate_class.0) })?;
-        let per_page = tickets_a_page(offer)?;
-        let load = u32::try_from(want.pages_per_slot.saturating_mul(u64::from(per_page))).unwrap_or(u32::MAX);
+        let load = want.service.tickets_per_slot(offer, clock.slot_length())?;
         let wish = Wish {
-            service: ServiceId::store(),
+            service: want.service.id(),
             wanted: self.wanted(want)?,
             rate_class,
             start: clock.floor(now),
@@ -380,7 +522,7 @@ impl Buyer {
         let sealed_channel;
         let direct_channel;
         let channel: &dyn QuoteChannel = if sealed {
-            sealed_channel = self.sealed();
+            sealed_channel = self.sealed(CallPolicy::default());
             &sealed_channel
         } else {
             direct_channel = Direct(self.node.clone());
@@ -411,6 +553,7 @@ impl Buyer {
         let quote = agreed.quote();
         let terms = AgreedTerms {
             provider: offer.peer_id().to_string(),
+            service: quote.terms.service.to_string(),
             payee: quote.payee.to_string(),
             rate: quote.rate.get(),
             rate_class: quote.terms.rate_class.0,
@@ -428,14 +571,14 @@ impl Buyer {
     }
 
     /// A client for sealed requests over Waku topics.
-    fn sealed(&self) -> SealedClient {
-        SealedClient::new(Arc::new(self.node.clone()), Arc::new(Bridge(Arc::clone(&self.clock))), CallPolicy::default())
+    fn sealed(&self, policy: CallPolicy) -> SealedClient {
+        SealedClient::new(Arc::new(self.node.clone()), Arc::new(Bridge(Arc::clone(&self.clock))), policy)
     }
 
     /// A submitter that pays relayers up to `max_fee`, insertion included.
     #[must_use]
     pub fn relayed(&self, max_fee: Amount) -> RelaySubmitter {
-        let client = RelayClient::new(self.sealed(), Arc::new(Bridge(Arc::clone(&self.clock))));
+        let client = RelayClient::new(self.sealed(CallPolicy::default()), Arc::new(Bridge(Arc::clone(&self.clock))));
         RelaySubmitter::new(client, self.directory.clone(), max_fee, true)
     }
 
@@ -451,6 +594,35 @@ impl Buyer {
     /// # Errors
     /// [`ClientError`].
     pub async fn open(&self, submitter: &dyn Submitter, hurry: bool) -> Result<Opened, ClientError> {
+        self.open_by(submitter, None, hurry, &|_| {}).await
+    }
+
+    /// [`Self::open`] through relayers that take at most `max_fee`, insertion included. One that gives no quote, refuses or keeps silent is passed
+    /// over, [`MAX_RELAYERS`] are tried at most; `tell` hears of it.
+    ///
+    /// # Errors
+    /// [`ClientError`]; the last relayer's when each one failed.
+    pub async fn open_relayed(
+        &self,
+        max_fee: Amount,
+        hurry: bool,
+        tell: &(dyn Fn(&str) + Sync),
+    ) -> Result<Opened, ClientError> {
+        let client = RelayClient::new(self.sealed(RELAYER_CALLS), Arc::new(Bridge(Arc::clone(&self.clock))));
+        let mut submitter = RelaySubmitter::new(client, self.directory.clone(), max_fee, true);
+        if self.directory.relayers().len() > 1 {
+            submitter = submitter.patience(RELAYER_PATIENCE);
+        }
+        self.open_by(&submitter, Some(&submitter), hurry, tell).await
+    }
+
+    async fn open_by(
+        &self,
+        submitter: &dyn Submitter,
+        relayed: Option<&RelaySubmitter>,
+        hurry: bool,
+        tell: &(dyn Fn(&str) + Sync),
+    ) -> Result<Opened, ClientError> {
         let kept = self.store.open_quote().await?.ok_or(ClientError::NoQuote)?;
         let terms: AgreedTerms =
             serde_json::from_slice(&kept.request).map_err(|_| ClientError::Damaged { what: "a quote" })?;
@@ -460,12 +632,10 @@ impl Buyer {
             return Err(ClientError::QuoteExpired { valid_until: terms.valid_until, now: now.get() });
         }
         let clock = self.wallet.ledger().clock();
-        let length = clock.slot_length().get();
         let rate = Rate::new(terms.rate)?;
         let start = if hurry {
             // By the end of the running slot min_streamed has been paid.
-            let slots = offer.min_streamed.get().div_ceil(terms.rate.saturating_mul(u128::from(length))).max(1);
-            let before = u64::try_from(slots - 1).unwrap_or(0).saturating_mul(length);
+            let before = slots_before(&offer, rate, clock.slot_length());
             clock.floor(now).saturating_sub(Seconds::new(before)?)
         } else {
             clock.ceil(now)?
@@ -475,42 +645,85 @@ impl Buyer {
             terms.payee.parse().map_err(|_| ClientError::Damaged { what: "a payee's address" })?;
         let stream = OpenStream { payee, rate, start, end, offer: Some(offer_terms(&offer)) };
 
-        let intent = Intent::Open(stream);
-        let send_terms = submitter
-            .terms(intent.kind())
-            .await
-            .map_err(|rejection| ClientError::RelayRejected { code: rejection.code, description: rejection.reason })?;
+        let quoted = Quoted { kept, terms, stream };
+        let kind = OperationKind::Open;
+        let send_terms = submitter.terms(kind).await.map_err(rejected)?;
         let started = std::time::Instant::now();
-        let prepared = self.wallet.prepare(intent, send_terms).await?;
-        let proving = started.elapsed();
-        let commitment = *prepared.commitments.first().ok_or(ClientError::Damaged { what: "a prepared stream" })?;
-        self.store
-            .put_purchase(
-                &Purchase {
-                    commitment: commitment.to_be_bytes(),
-                    provider: kept.provider,
-                    offer: kept.offer.clone(),
-                    quote: kept.quote.clone(),
-                    at: self.clock.now(),
-                },
-                kept.id,
-            )
-            .await?;
-        let started = std::time::Instant::now();
-        let outcome = self.wallet.submit(&prepared, submitter).await?;
-        let sending = started.elapsed();
-        match &outcome {
-            Outcome::Confirmed { .. } => {}
-            Outcome::Rejected(rejection) => {
-                return Err(ClientError::RelayRejected {
-                    code: rejection.code.clone(),
-                    description: rejection.reason.clone(),
-                });
-            }
-            Outcome::Unknown { reason, .. } => return Err(ClientError::RelayUnknown { description: reason.clone() }),
+        let prepared = self.wallet.prepare(Intent::Open(quoted.stream.clone()), send_terms).await?;
+        let mut proving = started.elapsed();
+        let sending = std::time::Instant::now();
+        let mut made = vec![self.hand_over(&quoted, &prepared, send_terms.fee).await?];
+        let mut outcome = self.wallet.submit(&prepared, submitter).await?;
+        // Each further attempt spends the same notes, so only one of them can be mined.
+        while let Some(relayed) = relayed
+            && !matches!(outcome, Outcome::Confirmed { .. })
+            && made.len() < MAX_RELAYERS
+            && relayed.others_are_left()
+        {
+            tell(&format!("the relayer did not send it ({}): trying another one", describe(&outcome)));
+            self.wallet.sync().await?;
+            let Ok(send_terms) = relayed.terms(kind).await else { break };
+            let started = std::time::Instant::now();
+            let again = match self.wallet.prepare_again(prepared.operation, send_terms).await {
+                Ok(again) => again,
+                // The silent relayer has sent it all the same.
+                Err(tributary_wallet::WalletError::AlreadyConfirmed { .. }) => break,
+                Err(error) => return Err(error.into()),
+            };
+            proving += started.elapsed();
+            made.push(self.hand_over(&quoted, &again, send_terms.fee).await?);
+            outcome = self.wallet.submit(&again, relayed).await?;
         }
-        let deposit = Amount::new(terms.rate.saturating_mul(u128::from(end.since(start).get())))?;
-        Ok(Opened { commitment, start, end, rate, deposit, fee: send_terms.fee, outcome, proving, sending })
+        let sending = sending.elapsed();
+        let last = made.len() - 1;
+        let mined = match &outcome {
+            Outcome::Confirmed { .. } => last,
+            Outcome::Rejected(rejection) if last == 0 && rejection.never_sent => return Err(unsent(outcome)),
+            _ => match self.shown(&made).await? {
+                Some(mined) => mined,
+                None => return Err(unsent(outcome)),
+            },
+        };
+        let (commitment, fee) = made[mined];
+        let deposit = Amount::new(quoted.terms.rate.saturating_mul(u128::from(end.since(start).get())))?;
+        Ok(Opened { commitment, start, end, rate, deposit, fee, outcome, proving, sending })
+    }
+
+    /// Writes down what a prepared stream is for, before anybody else has it.
+    async fn hand_over(
+        &self,
+        quoted: &Quoted,
+        prepared: &PreparedTransaction,
+        fee: Amount,
+    ) -> Result<(Commitment, Amount), ClientError> {
+        let commitment = *prepared.commitments.first().ok_or(ClientError::Damaged { what: "a prepared stream" })?;
+        let purchase = Purchase {
+            commitment: commitment.to_be_bytes(),
+            provider: quoted.kept.provider,
+            offer: quoted.kept.offer.clone(),
+            quote: quoted.kept.quote.clone(),
+            at: self.clock.now(),
+        };
+        self.store.put_purchase(&purchase, quoted.kept.id).await?;
+        Ok((commitment, fee))
+    }
+
+    /// Which of some streams the chain has, if it has one soon.
+    async fn shown(&self, made: &[(Commitment, Amount)]) -> Result<Option<usize>, ClientError> {
+        let ledger = self.wallet.ledger();
+        let look = async {
+            let mut heads = ledger.heads();
+            loop {
+                self.wallet.sync().await?;
+                for (number, (commitment, _)) in made.iter().enumerate() {
+                    if ledger.leaf(*commitment).await?.is_some() {
+                        return Ok(Some(number));
+                    }
+                }
+                let _ = tokio::time::timeout(Duration::from_millis(200), heads.changed()).await;
+            }
+        };
+        tokio::time::timeout(SHOWN_WITHIN, look).await.unwrap_or(Ok(None))
     }
 
     /// Waits until a stream's leaf is in the tree, so deep that its provider takes tickets.
@@ -548,6 +761,18 @@ impl Buyer {
         &self,
         provider: Option<PeerId>,
     ) -> Result<(Purchase, PayerStream, VerifiedOffer), ClientError> {
+        self.stream_for(provider, None).await
+    }
+
+    /// [`Self::stream`] to a provider whose offer sells `service`.
+    ///
+    /// # Errors
+    /// [`ClientError::NoStream`].
+    pub async fn stream_for(
+        &self,
+        provider: Option<PeerId>,
+        service: Option<&ServiceId>,
+    ) -> Result<(Purchase, PayerStream, VerifiedOffer), ClientError> {
         let streams = self.wallet.payer_streams(false).await?;
         for purchase in self.store.purchases().await? {
             if provider.is_some_and(|wanted| wanted != purchase.provider) {
@@ -559,10 +784,13 @@ impl Buyer {
             });
             if let Some(stream) = found {
                 let offer = self.stored_offer(&purchase.offer)?;
-                return Ok((purchase, stream.clone(), offer));
+                if service.is_none_or(|service| offer.service(service).is_some()) {
+                    return Ok((purchase, stream.clone(), offer));
+                }
             }
         }
-        Err(ClientError::NoStream { provider: provider.map_or_else(|| "any".into(), |peer| peer.to_string()) })
+        let any = || service.map_or_else(|| "any provider".into(), |service| format!("any provider of {service}"));
+        Err(ClientError::NoStream { provider: provider.map_or_else(any, |peer| peer.to_string()) })
     }
 
     /// What pays for queries at a provider: its running stream, under the terms of the offer it was opened under.
@@ -570,7 +798,7 @@ impl Buyer {
     /// # Errors
     /// [`ClientError::NoStream`].
     pub async fn paid_store(&self, provider: Option<PeerId>) -> Result<(PaidStore, VerifiedOffer), ClientError> {
-        let (tickets, offer) = self.stream_tickets(provider).await?;
+        let (tickets, offer) = self.tickets_for(provider, Some(&ServiceId::store())).await?;
         let page_size = offer.service(&ServiceId::store()).and_then(|service| match &service.attributes {
             Attributes::Store(store) => Some(store.page_size),
             _ => None,
@@ -592,7 +820,15 @@ impl Buyer {
         &self,
         provider: Option<PeerId>,
     ) -> Result<(Arc<dyn TicketSource>, VerifiedOffer), ClientError> {
-        let (purchase, stream, offer) = self.stream(provider).await?;
+        self.tickets_for(provider, None).await
+    }
+
+    async fn tickets_for(
+        &self,
+        provider: Option<PeerId>,
+        service: Option<&ServiceId>,
+    ) -> Result<(Arc<dyn TicketSource>, VerifiedOffer), ClientError> {
+        let (purchase, stream, offer) = self.stream_for(provider, service).await?;
         let paying = paying(&purchase, &stream, &offer);
         let clock = Arc::clone(&self.clock);
         let tickets = StreamTickets::new(self.tickets.clone(), self.wallet.ledger().clone(), clock, paying);
@@ -607,7 +843,7 @@ impl Buyer {
         &self,
         provider: Option<PeerId>,
     ) -> Result<(PaidLightpush, VerifiedOffer), ClientError> {
-        let (tickets, offer) = self.stream_tickets(provider).await?;
+        let (tickets, offer) = self.tickets_for(provider, Some(&ServiceId::lightpush())).await?;
         let price = offer
             .service(&ServiceId::lightpush())
             .and_then(|service| service.price_of(UseUnit::Message))
@@ -628,7 +864,7 @@ impl Buyer {
         service: ServiceId,
         quota: u32,
     ) -> Result<(LeaseBuyer, VerifiedOffer), ClientError> {
-        let (tickets, offer) = self.stream_tickets(provider).await?;
+        let (tickets, offer) = self.tickets_for(provider, Some(&service)).await?;
         let length = tickets.clock().slot_length();
         let count = offer
             .service(&service)
@@ -665,6 +901,17 @@ impl Buyer {
         PaidFilter::open(&self.node, Arc::new(buyer), pubsub_topic, content_topics).await
     }
 
+    /// The first slot whose tickets a stream pays for: it runs through the slot, and what its offer wants has streamed by the slot's end.
+    ///
+    /// # Errors
+    /// [`ClientError::Slot`], [`ClientError::Range`].
+    pub fn first_slot(&self, stream: &PayerStream, offer: &VerifiedOffer) -> Result<Slot, ClientError> {
+        let clock = self.wallet.ledger().clock();
+        let terms = &stream.note.terms;
+        let before = slots_before(offer, terms.rate(), clock.slot_length());
+        Ok(clock.slot_of(terms.start().saturating_add(Seconds::new(before)?))?)
+    }
+
     /// Connects to a provider by the addresses of its offer.
     ///
     /// # Errors
@@ -695,7 +942,7 @@ impl Buyer {
         }
         Ok(StoreObservation {
             id: AssessmentId::new(delivery.id.clone())?,
-            subject: subject(provider)?,
+            subject: subject(provider, &ServiceId::store())?,
             at: UnixTime::new(delivery.at)?,
             query: delivery.query.clone(),
             pages: delivery
@@ -736,6 +983,40 @@ impl Buyer {
     }
 }
 
+/// A quote that a stream is opened for.
+struct Quoted {
+    kept: StoredQuote,
+    terms: AgreedTerms,
+    stream: OpenStream,
+}
+
+/// Seconds between a stream's start and the first slot that it pays for: whole slots, in which `min_streamed` is paid.
+fn slots_before(offer: &VerifiedOffer, rate: Rate, slot_length: Seconds) -> u64 {
+    let a_slot = rate.get().saturating_mul(u128::from(slot_length.get()));
+    let slots = offer.min_streamed.get().div_ceil(a_slot).max(1);
+    u64::try_from(slots - 1).unwrap_or(0).saturating_mul(slot_length.get())
+}
+
+fn rejected(rejection: Rejection) -> ClientError {
+    ClientError::RelayRejected { code: rejection.code, description: rejection.reason }
+}
+
+fn unsent(outcome: Outcome) -> ClientError {
+    match outcome {
+        Outcome::Rejected(rejection) => rejected(rejection),
+        Outcome::Unknown { reason, .. } => ClientError::RelayUnknown { description: reason },
+        Outcome::Confirmed { .. } => ClientError::RelayUnknown { description: "mined".into() },
+    }
+}
+
+fn describe(outcome: &Outcome) -> &str {
+    match outcome {
+        Outcome::Rejected(rejection) => &rejection.reason,
+        Outcome::Unknown { reason, .. } => reason,
+        Outcome::Confirmed { .. } => "mined",
+    }
+}
+
 /// Whether an assessment says something of the provider, and how good.
 #[must_use]
 pub fn verdict_score(assessment: &Assessment) -> Option<f64> {
@@ -745,8 +1026,8 @@ pub fn verdict_score(assessment: &Assessment) -> Option<f64> {
     }
 }
 
-fn subject(provider: PeerId) -> Result<Subject, ClientError> {
-    Ok(Subject { provider: ProviderName::new(provider.to_string())?, service: ServiceName::new("store")? })
+fn subject(provider: PeerId, service: &ServiceId) -> Result<Subject, ClientError> {
+    Ok(Subject { provider: ProviderName::new(provider.to_string())?, service: ServiceName::new(service.as_str())? })
 }
 
 fn paying(purchase: &Purchase, stream: &PayerStream, offer: &VerifiedOffer) -> PayingStream {

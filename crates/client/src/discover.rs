@@ -1,8 +1,8 @@
 //! Step 1: offers and relayers, live from relay and caught up from archives.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
-use futures::StreamExt as _;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use tributary_market::{
     book::{Collector, Equivocation, Insertion, OfferBook, OfferObserver, SharedBook},
     clock::Clock,
@@ -11,7 +11,7 @@ use tributary_market::{
     topics::ContentTopic,
 };
 use tributary_protocol::PoolId;
-use tributary_waku::{ContentTopic as WakuTopic, NodeHandle, PeerId, StoreQueryRequest, StoreStatus};
+use tributary_waku::{ContentTopic as WakuTopic, MAX_PAGE_LIMIT, NodeHandle, PeerId, StoreQueryRequest, StoreStatus};
 
 use crate::{ClientError, store::ClientStore};
 
@@ -21,8 +21,14 @@ const MAX_OFFERS: usize = 1024;
 /// Relayers that are kept, at the most.
 const MAX_RELAYERS: usize = 256;
 
-/// Pages of each topic that one archive is asked for.
+/// Pages of each topic that one archive is asked for, newest first.
 const CATCH_UP_PAGES: usize = 5;
+
+/// Archives that are asked in one round of discovery, at the most.
+const MAX_ARCHIVES: usize = 64;
+
+/// Time between two looks at who is connected.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What is on sale, and who relays.
 #[derive(Debug, Clone)]
@@ -90,7 +96,7 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Listens, and asks connected peers' archives, until `done` is.
+    /// Listens, and asks the archive of each peer that is connected or gets connected meanwhile, until `done` is.
     ///
     /// # Errors
     /// When the node stopped or the database fails.
@@ -99,19 +105,27 @@ impl Directory {
         let mut offers = self.node.subscribe([waku(&ContentTopic::offers())])?;
         let mut relayers = self.node.subscribe([waku(&ContentTopic::relayers())])?;
         tokio::pin!(done);
-        let catch_up = self.catch_up();
-        tokio::pin!(catch_up);
-        let mut caught_up = false;
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut asked = HashSet::new();
+        let mut archives = FuturesUnordered::new();
         loop {
             tokio::select! {
                 () = &mut done => break,
-                payloads = &mut catch_up, if !caught_up => {
-                    caught_up = true;
+                _ = looks.tick(), if asked.len() < MAX_ARCHIVES => {
+                    for peer in self.node.connected_peers().await {
+                        if asked.len() < MAX_ARCHIVES && asked.insert(peer) {
+                            archives.push(self.archived(peer, true));
+                            archives.push(self.archived(peer, false));
+                        }
+                    }
+                }
+                Some((is_offer, payloads)) = archives.next(), if !archives.is_empty() => {
                     let before = found.offers + found.relayers;
-                    for (is_offer, payload) in payloads {
+                    for payload in payloads {
                         self.take(is_offer, payload, &mut found).await?;
                     }
-                    found.from_archive = found.offers + found.relayers - before;
+                    found.from_archive += found.offers + found.relayers - before;
                 }
                 Some(message) = offers.next() => self.take(true, message.message.payload.to_vec(), &mut found).await?,
                 Some(message) = relayers.next() => self.take(false, message.message.payload.to_vec(), &mut found).await?,
@@ -207,31 +221,24 @@ impl Directory {
         Ok(())
     }
 
-    /// What connected peers' archives have of both topics. A peer that refuses or answers nonsense is left out.
-    async fn catch_up(&self) -> Vec<(bool, Vec<u8>)> {
-        let mut payloads = Vec::new();
-        for peer in self.node.connected_peers().await {
-            for (is_offer, topic) in [(true, ContentTopic::offers()), (false, ContentTopic::relayers())] {
-                let topic = waku(&topic);
-                let Ok(pubsub) = self.node.pubsub_topic(&topic) else { continue };
-                let mut next = Some(StoreQueryRequest::by_topics(pubsub, [topic]));
-                for _ in 0..CATCH_UP_PAGES {
-                    let Some(request) = next.take() else { break };
-                    let Ok(response) = self.node.store_query(peer, &request).await else { break };
-                    if response.status != StoreStatus::OK {
-                        break;
-                    }
-                    next = request.next_page(&response);
-                    payloads.extend(
-                        response
-                            .messages
-                            .into_iter()
-                            .filter_map(|entry| Some((is_offer, entry.data?.1.payload.to_vec()))),
-                    );
-                }
+    /// What a peer's archive has of offers, or of announcements, each once. A peer that refuses or answers nonsense has nothing.
+    async fn archived(&self, peer: PeerId, is_offer: bool) -> (bool, HashSet<Vec<u8>>) {
+        let mut payloads = HashSet::new();
+        let topic = waku(&if is_offer { ContentTopic::offers() } else { ContentTopic::relayers() });
+        let Ok(pubsub) = self.node.pubsub_topic(&topic) else { return (is_offer, payloads) };
+        let mut next = Some(StoreQueryRequest::by_topics(pubsub, [topic]));
+        for _ in 0..CATCH_UP_PAGES {
+            let Some(mut request) = next.take() else { break };
+            request.pagination_limit = Some(MAX_PAGE_LIMIT);
+            let Ok(response) = self.node.store_query(peer, &request).await else { break };
+            if response.status != StoreStatus::OK {
+                break;
             }
+            next = request.next_page(&response);
+            // The same offer is published again and again.
+            payloads.extend(response.messages.into_iter().filter_map(|entry| Some(entry.data?.1.payload.to_vec())));
         }
-        payloads
+        (is_offer, payloads)
     }
 
     /// Evidence that was found since the last call.

@@ -52,9 +52,9 @@ pub enum ClientError {
     #[error("there is no agreed quote: run `tributary quote`")]
     NoQuote,
     /// There is no stream to this provider.
-    #[error("no open stream pays provider {provider}: run `tributary buy`")]
+    #[error("no open stream pays {provider}: run `tributary buy`")]
     NoStream {
-        /// Peer id.
+        /// Peer id, or of what a provider.
         provider: String,
     },
     /// The offer does not sell that.
@@ -62,6 +62,20 @@ pub enum ClientError {
     NotSold {
         /// What is missing.
         what: String,
+    },
+    /// There is no service of this name.
+    #[error("'{name}' is no service: store, lightpush and filter can be bought")]
+    UnknownService {
+        /// What was asked for.
+        name: String,
+    },
+    /// Content topics lie on several shards, a subscription on one.
+    #[error("{first} and {other} lie on different shards, a paid subscription on one: listen to each by itself")]
+    SeveralShards {
+        /// A topic.
+        first: String,
+        /// A topic on another shard.
+        other: String,
     },
     /// The quote is no more valid.
     #[error("the quote was valid until {valid_until}, it is {now}: run `tributary quote` again")]
@@ -203,6 +217,8 @@ impl ClientError {
             Self::Wire(error) => error.code(),
             Self::NoLease { .. } => "TRB-C016",
             Self::LeaseTooLarge { .. } => "TRB-C017",
+            Self::UnknownService { .. } => "TRB-C030",
+            Self::SeveralShards { .. } => "TRB-C031",
             Self::Topic(_) => "TRB-C023",
             Self::Range(_) => "TRB-C024",
             Self::Slot(_) => "TRB-C025",

@@ -16,7 +16,7 @@ mod store;
 mod tickets;
 
 pub use crate::{
-    buyer::{AgreedTerms, Buyer, BuyerParts, Opened, Want, open_reputation, tickets_a_page, verdict_score},
+    buyer::{AgreedTerms, Buyer, BuyerParts, Opened, Sought, Want, open_reputation, tickets_a_page, verdict_score},
     discover::{Directory, Found},
     error::ClientError,
     lease::{KeptLease, LeaseBuyer, LeaseHealth, LeasePlan, PaidFilter},

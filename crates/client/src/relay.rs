@@ -1,6 +1,7 @@
 //! Sending through a relayer that was found on Waku: it learns the transaction, and no network address.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -11,6 +12,7 @@ use tributary_market::relay::{
     self, AgreedRelayQuote, IdempotencyKey, RelayClient, RelayError, RelayOperation, RelayStatus, VerifiedAnnouncement,
 };
 use tributary_protocol::Amount;
+use tributary_waku::PeerId;
 use tributary_wallet::{OperationKind, Outcome, PreparedTransaction, Rejection, SendTerms, Submitter};
 
 use crate::discover::Directory;
@@ -29,6 +31,8 @@ pub struct RelaySubmitter {
     with_insertion: bool,
     patience: Duration,
     agreed: Mutex<Option<Agreed>>,
+    /// Relayers whose last answer was silence or a refusal.
+    failed: Mutex<HashSet<PeerId>>,
 }
 
 #[derive(Clone)]
@@ -51,7 +55,15 @@ impl RelaySubmitter {
     /// Sends for at most `max_fee` a transaction, with insertion until its leaves are in the tree if `with_insertion`.
     #[must_use]
     pub fn new(client: RelayClient, directory: Directory, max_fee: Amount, with_insertion: bool) -> Self {
-        Self { client, directory, max_fee, with_insertion, patience: PATIENCE, agreed: Mutex::new(None) }
+        Self {
+            client,
+            directory,
+            max_fee,
+            with_insertion,
+            patience: PATIENCE,
+            agreed: Mutex::default(),
+            failed: Mutex::default(),
+        }
     }
 
     /// How long a transaction is asked about before its outcome is unknown; a minute by default.
@@ -59,6 +71,17 @@ impl RelaySubmitter {
     pub const fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
+    }
+
+    /// Whether another relayer than those that failed is known, whatever it asks for.
+    #[must_use]
+    pub fn others_are_left(&self) -> bool {
+        let failed = self.failed();
+        self.directory.relayers().iter().any(|relayer| !failed.contains(&relayer.peer_id()))
+    }
+
+    fn failed(&self) -> std::sync::MutexGuard<'_, HashSet<PeerId>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The relayer and the fee agreed last.
@@ -77,26 +100,36 @@ impl Submitter for RelaySubmitter {
     /// Asks relayers for a signed quote until one gives it; a silent or dear one is passed over.
     async fn terms(&self, kind: OperationKind) -> Result<SendTerms, Rejection> {
         let operation = operation(kind);
-        let mut candidates = self.directory.relayers();
-        let mut rng = StdRng::from_entropy();
-        let mut last = if candidates.is_empty() {
+        let known = self.directory.relayers();
+        let mut last = if known.is_empty() {
             "no relayer is known: run `tributary discover`, or send with --direct".to_owned()
         } else {
             format!("no relayer takes it for at most {} base units: raise buyer.max_relay_fee", self.max_fee.get())
         };
-        while let Some(relayer) = relay::choose(&candidates, operation, self.with_insertion, self.max_fee, &mut rng) {
-            match self.client.quote(&relayer, operation, self.with_insertion, self.max_fee).await {
-                Ok(quote) => {
-                    let fee = quote.quote().fee;
-                    let account = relayer.announcement().account;
-                    *self.lock() = Some(Agreed { relayer, quote, kind });
-                    let relayer = if fee.is_zero() { alloy::primitives::Address::ZERO } else { account };
-                    return Ok(SendTerms { relayer, fee, deadline: None });
-                }
-                Err(error) => {
-                    tracing::info!(code = error.code(), %error, "a relayer gave no quote");
-                    last = error.to_string();
-                    candidates.retain(|other| !Arc::ptr_eq(other, &relayer));
+        // Those that failed come last: when nobody else is left they get another chance.
+        let (failed, fresh): (Vec<_>, Vec<_>) = {
+            let mut failed = self.failed();
+            failed.retain(|peer| known.iter().any(|relayer| relayer.peer_id() == *peer));
+            known.into_iter().partition(|relayer| failed.contains(&relayer.peer_id()))
+        };
+        let mut rng = StdRng::from_entropy();
+        for mut candidates in [fresh, failed] {
+            while let Some(relayer) = relay::choose(&candidates, operation, self.with_insertion, self.max_fee, &mut rng)
+            {
+                match self.client.quote(&relayer, operation, self.with_insertion, self.max_fee).await {
+                    Ok(quote) => {
+                        let fee = quote.quote().fee;
+                        let account = relayer.announcement().account;
+                        *self.lock() = Some(Agreed { relayer, quote, kind });
+                        let relayer = if fee.is_zero() { alloy::primitives::Address::ZERO } else { account };
+                        return Ok(SendTerms { relayer, fee, deadline: None });
+                    }
+                    Err(error) => {
+                        tracing::info!(code = error.code(), %error, "a relayer gave no quote");
+                        last = error.to_string();
+                        self.failed().insert(relayer.peer_id());
+                        candidates.retain(|other| !Arc::ptr_eq(other, &relayer));
+                    }
                 }
             }
         }
@@ -123,6 +156,9 @@ impl Submitter for RelaySubmitter {
             }
             Err(error) => RelayStatus::Unknown { description: error.to_string() },
         };
+        if !matches!(status, RelayStatus::Confirmed { .. }) {
+            self.failed().insert(agreed.relayer.peer_id());
+        }
         match status {
             RelayStatus::Confirmed { transaction, block_number, .. } => {
                 Outcome::Confirmed { tx_hash: transaction, block: block_number }

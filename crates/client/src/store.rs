@@ -277,6 +277,18 @@ impl ClientStore {
         Ok(text.and_then(|text| text.parse().ok()))
     }
 
+    /// The provider chosen last, and the service that it was chosen for.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_choice_and_service(&self) -> Result<Option<(PeerId, String)>, ClientError> {
+        let row = sqlx::query("SELECT provider, service FROM choices ORDER BY id DESC LIMIT 1")
+            .fetch_optional(&self.0)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some((peer(row.try_get("provider")?)?, row.try_get("service")?)))
+    }
+
     /// Keeps an agreed quote, before a stream is opened under it.
     ///
     /// # Errors

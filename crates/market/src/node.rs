@@ -21,7 +21,7 @@ use crate::topics::ContentTopic;
 use crate::transport::{Broadcast, Exchange, Keep, Subscription, TransportError};
 
 /// Time for a connection to a provider.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for the answer to a direct request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Largest direct request and answer, bytes.

@@ -30,6 +30,8 @@ pub const MAX_LIFETIME: u64 = 600;
 
 const REQUEST_CONTEXT: &[u8] = b"tributary.rpc.request.v1";
 const REPLY_CONTEXT: &[u8] = b"tributary.rpc.reply.v1";
+/// A node that has just joined has nobody yet who would take a message; after this it tries again.
+const REPUBLISH: Duration = Duration::from_millis(100);
 /// Seconds that clocks may differ.
 const CLOCK_SKEW: u64 = 60;
 
@@ -155,13 +157,16 @@ impl SealedClient {
         let mut unpublished = None;
         for _ in 0..attempts {
             let sealed = sealed::seal(server, REQUEST_CONTEXT, &request, &mut OsRng)?;
-            match self.transport.publish(&topic, sealed, Keep::Ephemeral).await {
-                Ok(()) => unpublished = None,
-                Err(TransportError::Closed) => return Err(TransportError::Closed.into()),
-                // A mesh that is just forming takes the next attempt.
-                Err(error) => unpublished = Some(error),
-            }
             let answer = tokio::time::timeout(self.policy.wait, async {
+                loop {
+                    match self.transport.publish(&topic, sealed.clone(), Keep::Ephemeral).await {
+                        Ok(()) => break,
+                        Err(TransportError::Closed) => return Err(TransportError::Closed),
+                        Err(error) => unpublished = Some(error),
+                    }
+                    tokio::time::sleep(REPUBLISH).await;
+                }
+                unpublished = None;
                 while let Some(sealed) = replies.next().await {
                     match open_reply(&reply_secret, &request_id, &sealed) {
                         Ok(body) => return Ok(body),

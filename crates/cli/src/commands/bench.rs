@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tributary_client::{Want, unpaid};
+use tributary_client::{Sought, Want, unpaid};
 use tributary_market::{choose::Preset, offer::RateClassId};
 use tributary_protocol::Seconds;
 use tributary_waku::{ContentTopic, StoreQueryRequest, StoreStatus};
@@ -31,11 +31,10 @@ pub(crate) async fn run(context: &Context, args: &Bench) -> Result<(), CliError>
 
     let started = Instant::now();
     let want = Want {
-        content_topics: vec![topic.clone()],
-        retention: Seconds::ZERO,
-        duration: Seconds::new(300)?,
         // And the first page.
-        pages_per_slot: u64::from(args.requests) + 1,
+        service: Sought::Store { retention: Seconds::ZERO, pages: u64::from(args.requests) + 1 },
+        content_topics: vec![topic.clone()],
+        duration: Seconds::new(300)?,
         max_price: None,
         preset: Preset::Trusted,
         ignore: Vec::new(),

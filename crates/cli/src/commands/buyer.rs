@@ -1,9 +1,9 @@
 //! `tributary discover`, `providers`, `choose`, `quote`, `open`, `buy`, `query`, `assess`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
-use tributary_client::{AgreedTerms, Buyer, ClientError, Opened, Want, unpaid, verdict_score};
+use tributary_client::{AgreedTerms, Buyer, ClientError, Opened, Sought, Want, unpaid, verdict_score};
 use tributary_market::{
     choose::{Choice, Explanation},
     offer::{RateClassId, UseUnit, VerifiedOffer},
@@ -12,21 +12,24 @@ use tributary_market::{
 };
 use tributary_protocol::{Price, Seconds};
 use tributary_waku::{ContentTopic, PeerId, StoreQueryRequest};
-use tributary_wallet::{Outcome, Submitter};
+use tributary_wallet::Outcome;
 
 use crate::{
-    args::{Assess, Buy, Choose, Discover, Open, Providers, Query, Quote},
+    args::{Assess, Buy, Choose, Discover, Need, Open, Providers, Query, Quote},
     commands::wallet::{Done, direct, gas_used, max_fee},
     context::Context,
     error::CliError,
     output::{Fields, table, tokens},
 };
 
-/// Pages a slot that a buyer asks for when it says nothing else.
-const PAGES_PER_SLOT: u64 = 10;
+/// Pages or messages a slot that a buyer asks for when it says nothing else.
+const LOAD: u64 = 10;
+
+/// How long a purchase looks for somebody to buy from: offers and announcements are repeated well within it.
+const FIND_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a stream's leaf may take to get into the tree.
-const INSERTION_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const INSERTION_LIMIT: Duration = Duration::from_secs(120);
 
 pub(crate) async fn discover(context: &Context, args: &Discover) -> Result<(), CliError> {
     let buyer = context.buyer_for(&[]).await?;
@@ -130,20 +133,28 @@ pub(crate) async fn providers(context: &Context, command: &Providers) -> Result<
     Ok(())
 }
 
-fn want(context: &Context, args: &Choose, duration: u64) -> Result<Want, CliError> {
-    if args.service != "store" {
-        return Err(CliError::Input { reason: format!("'{}' is not sold here: store is", args.service) });
-    }
+pub(crate) fn want(context: &Context, args: &Choose, duration: u64) -> Result<Want, CliError> {
+    let content_topics: Vec<ContentTopic> =
+        args.need.topics.iter().map(|topic| topic.parse()).collect::<Result<_, _>>()?;
+    let load = args.need.load;
+    let service = match args.service.as_str() {
+        "store" => Sought::Store { retention: Seconds::ZERO, pages: load.map_or(LOAD, u64::from) },
+        "lightpush" => Sought::Lightpush { messages: load.map_or(LOAD, u64::from), payload: 0 },
+        "filter" => {
+            let named = u32::try_from(content_topics.len()).unwrap_or(u32::MAX);
+            Sought::Filter { topics: load.unwrap_or(named).max(1) }
+        }
+        other => return Err(ClientError::UnknownService { name: other.to_owned() }.into()),
+    };
     let preset = args.preset.as_deref().unwrap_or(&context.config.buyer.preset);
     let configured = context.config.buyer.max_price.as_deref().map(str::parse::<u128>).transpose();
     let configured =
         configured.map_err(|_| CliError::Input { reason: "buyer.max_price is no number of base units".into() })?;
     let max_price = args.max_price.or(configured).map(Price::new).transpose()?;
     Ok(Want {
-        content_topics: Vec::new(),
-        retention: Seconds::ZERO,
+        service,
+        content_topics,
         duration: Seconds::new(duration)?,
-        pages_per_slot: PAGES_PER_SLOT,
         max_price,
         preset: preset.parse().map_err(|reason| CliError::Input { reason })?,
         ignore: Vec::new(),
@@ -183,12 +194,18 @@ fn show_choice(
 
 pub(crate) async fn quote(context: &Context, args: &Quote) -> Result<(), CliError> {
     let buyer = context.buyer_for(&[]).await?;
-    let provider = match &args.provider {
-        Some(text) => parse_peer(text)?,
-        None => buyer.store().last_choice().await?.ok_or(ClientError::NoProvider)?,
+    let (provider, service) = match &args.provider {
+        Some(text) => (parse_peer(text)?, "store".to_owned()),
+        None => buyer.store().last_choice_and_service().await?.ok_or(ClientError::NoProvider)?,
     };
     let offer = buyer.directory().offer(provider)?;
-    let defaults = Choose { service: "store".into(), preset: None, max_price: args.max_price, explain: false };
+    let defaults = Choose {
+        service: args.service.clone().unwrap_or(service),
+        need: Need { topics: args.need.topics.clone(), load: args.need.load },
+        preset: None,
+        max_price: args.max_price,
+        explain: false,
+    };
     let want = want(context, &defaults, args.duration)?;
     let class = cheapest_class(&buyer, &offer, &want)?;
     let terms = buyer.negotiate(&offer, class, &want, false).await?;
@@ -197,10 +214,10 @@ pub(crate) async fn quote(context: &Context, args: &Quote) -> Result<(), CliErro
     Ok(())
 }
 
-/// The lowest class that pays for the pages wanted.
+/// The lowest class that pays for what is wanted.
 fn cheapest_class(buyer: &Buyer, offer: &VerifiedOffer, want: &Want) -> Result<RateClassId, CliError> {
     let length = buyer.wallet().ledger().clock().slot_length();
-    let needed = want.pages_per_slot * u64::from(tributary_client::tickets_a_page(offer)?);
+    let needed = u64::from(want.service.tickets_per_slot(offer, length)?);
     offer
         .rate_classes
         .iter()
@@ -216,6 +233,7 @@ fn cheapest_class(buyer: &Buyer, offer: &VerifiedOffer, want: &Want) -> Result<R
 fn terms_text(terms: &AgreedTerms) -> String {
     Fields::new()
         .row("provider", &terms.provider)
+        .row("service", &terms.service)
         .row("rate", format!("{} base units a second (class {})", terms.rate, terms.rate_class))
         .row("ticket price", terms.ticket_price)
         .row("duration", format!("{} s", terms.duration))
@@ -235,21 +253,59 @@ pub(crate) async fn open(context: &Context, args: &Open) -> Result<(), CliError>
 }
 
 async fn open_stream(context: &Context, buyer: &Buyer, send_direct: bool, hurry: bool) -> Result<Opened, CliError> {
-    let direct_submitter;
-    let relay_submitter;
-    let submitter: &dyn Submitter = if send_direct {
-        direct_submitter = direct(context)?;
-        &direct_submitter
-    } else {
-        relay_submitter = buyer.relayed(max_fee(context)?);
-        &relay_submitter
-    };
     context.format.progress("proving the transaction and handing it over");
-    let opened = buyer.open(submitter, hurry).await?;
-    context.format.progress("waiting until the stream's leaf is in the tree");
+    let opened = if send_direct {
+        buyer.open(&direct(context)?, hurry).await?
+    } else {
+        buyer.open_relayed(max_fee(context)?, hurry, &|line| context.format.progress(line)).await?
+    };
+    context.format.progress(&format!(
+        "proved in {} ms, mined {} ms after that; waiting until the stream's leaf is in the tree, deep enough",
+        opened.proving.as_millis(),
+        opened.sending.as_millis()
+    ));
     let depth = buyer.stream(None).await.map_or(1, |(_, _, offer)| u64::from(offer.root_depth));
     buyer.wait_until_usable(opened.commitment, depth, INSERTION_LIMIT).await?;
     Ok(opened)
+}
+
+/// What came of a purchase.
+pub(crate) enum Bought {
+    /// A stream was opened, and its tickets count.
+    Opened(Opened),
+    /// Only shown.
+    Shown,
+}
+
+/// Steps 1 to 4: finds somebody, unless enough is known, chooses, agrees and opens. With `dry_run` it stops after the quote and prints it.
+pub(crate) async fn purchase(
+    context: &Context,
+    buyer: &Buyer,
+    want: &Want,
+    explain: bool,
+    dry_run: bool,
+) -> Result<Bought, CliError> {
+    let tell = |line: &str| context.format.progress(line);
+    tell(&format!("looking for providers of {} and for relayers", want.service.id()));
+    buyer.find(want, false, FIND_LIMIT).await?;
+    tell(&format!("{} providers and {} relayers are known", buyer.directory().offers().len(), buyer.relayers().len()));
+    let (agreed, explanation) = buyer.agree(want, &tell).await?;
+    let Some((choice, terms)) = agreed else {
+        show_choice(context, true, None, &explanation)?;
+        return Err(ClientError::NoCandidate { candidates: explanation.considered.len() }.into());
+    };
+    if explain {
+        tell(&explanation.to_string());
+    }
+    tell(&format!("chosen, and agreed with: {}", choice.offer.peer_id()));
+    if dry_run {
+        let value = json!({ "dry_run": true, "terms": terms, "explanation": explain.then_some(&explanation) });
+        context.format.emit(&terms_text(&terms), &value);
+        return Ok(Bought::Shown);
+    }
+    let opened = open_stream(context, buyer, false, true).await?;
+    tell("the stream is open");
+    Ok(Bought::Opened(opened))
 }
 
 async fn report_opened(context: &Context, buyer: &Buyer, opened: &Opened) {
@@ -283,19 +339,11 @@ async fn report_opened(context: &Context, buyer: &Buyer, opened: &Opened) {
 
 pub(crate) async fn buy(context: &Context, args: &Buy) -> Result<(), CliError> {
     let _lock = context.lock()?;
-    let started = Instant::now();
     let buyer = context.buyer().await?;
     let want = want(context, &args.choose, args.duration)?;
-    let (agreed, explanation) = buyer.agree(&want).await?;
-    let Some((choice, terms)) = agreed else { return show_choice(context, true, None, &explanation) };
-    context.format.progress(&format!("chosen: {}", choice.offer.peer_id()));
-    if args.dry_run {
-        context.format.emit(&terms_text(&terms), &json!({ "dry_run": true, "terms": terms }));
-        return Ok(());
+    if let Bought::Opened(opened) = purchase(context, &buyer, &want, args.choose.explain, args.dry_run).await? {
+        report_opened(context, &buyer, &opened).await;
     }
-    let opened = open_stream(context, &buyer, false, true).await?;
-    context.format.progress(&format!("ready after {} ms", started.elapsed().as_millis()));
-    report_opened(context, &buyer, &opened).await;
     buyer.node().shutdown().await;
     Ok(())
 }
@@ -451,6 +499,6 @@ pub(crate) async fn assess(context: &Context, args: &Assess) -> Result<(), CliEr
     Ok(())
 }
 
-fn parse_peer(text: &str) -> Result<PeerId, CliError> {
+pub(crate) fn parse_peer(text: &str) -> Result<PeerId, CliError> {
     text.parse().map_err(|_| CliError::Input { reason: format!("'{text}' is no peer id") })
 }

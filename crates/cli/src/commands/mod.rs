@@ -5,6 +5,7 @@ pub(crate) mod buyer;
 pub(crate) mod doctor;
 pub(crate) mod init;
 pub(crate) mod node;
+pub(crate) mod paid;
 pub(crate) mod provider;
 pub(crate) mod relayer;
 pub(crate) mod wallet;

@@ -44,6 +44,9 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
 
 /// Publishes messages.
 pub(crate) async fn publish(context: &Context, args: &Publish) -> Result<(), CliError> {
+    if args.paid.paid || args.paid.buy {
+        return super::paid::publish(context, args).await;
+    }
     let topic: ContentTopic = args.content_topic.parse()?;
     let node = context.node(NodeKey::generate(), Serves::default()).await?;
     let pubsub = node.pubsub_topic(&topic)?;
@@ -90,6 +93,9 @@ async fn archived(node: &NodeHandle, hashes: &[MessageHash]) {
 
 /// Receives messages and remembers them.
 pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliError> {
+    if args.paid.paid || args.paid.buy {
+        return super::paid::listen(context, args).await;
+    }
     let topics = args.content_topics.iter().map(|topic| topic.parse()).collect::<Result<Vec<ContentTopic>, _>>()?;
     let store = ClientStore::open(&context.file("client.db")).await?;
     let node = context.node(NodeKey::generate(), Serves::default()).await?;
@@ -108,6 +114,7 @@ pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliEr
         };
         let Some(message) = message else { break };
         received += 1;
+        super::paid::show(context, &message);
         let now = node.now();
         let one = SeenMessage {
             hash: message.hash,

@@ -23,7 +23,7 @@ use tributary_protocol::keys::{PaymentAddress, PoolId};
 use tributary_protocol::time::{Seconds, UnixTime};
 
 use crate::envelope::EnvelopeError;
-use crate::offer::{self, OfferId, RateClassId, ServiceId, VerifiedOffer};
+use crate::offer::{self, MAX_LEASE_QUOTA, OfferId, RateClassId, ServiceId, VerifiedOffer};
 use crate::proto;
 use crate::wire::{self, WireError};
 
@@ -84,6 +84,24 @@ pub struct StoreWanted {
     pub content_topics: Vec<String>,
 }
 
+/// What a buyer needs of a Waku Filter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterWanted {
+    /// Pubsub topic of the messages.
+    pub pubsub_topic: String,
+    /// Content topics at once, 1 to [`MAX_LEASE_QUOTA`]. Which ones is nobody's business before they are subscribed to.
+    pub topics: u32,
+}
+
+/// What a buyer needs of a Waku Lightpush.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LightpushWanted {
+    /// Pubsub topic of the messages.
+    pub pubsub_topic: String,
+    /// Largest payload, bytes.
+    pub payload: u32,
+}
+
 /// What a buyer needs of a service, by family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -93,6 +111,10 @@ pub enum Wanted {
     Anything,
     /// A Waku Store.
     Store(StoreWanted),
+    /// A Waku Filter.
+    Filter(FilterWanted),
+    /// A Waku Lightpush.
+    Lightpush(LightpushWanted),
 }
 
 /// A request for a quote.
@@ -140,6 +162,14 @@ impl QuoteRequest {
                     pubsub_topic: store.pubsub_topic.clone(),
                     content_topics: store.content_topics.clone(),
                 })),
+                Wanted::Filter(filter) => Some(proto::quote_request::Wanted::Filter(proto::FilterWanted {
+                    pubsub_topic: filter.pubsub_topic.clone(),
+                    topics: filter.topics,
+                })),
+                Wanted::Lightpush(lightpush) => Some(proto::quote_request::Wanted::Lightpush(proto::LightpushWanted {
+                    pubsub_topic: lightpush.pubsub_topic.clone(),
+                    payload: lightpush.payload,
+                })),
             },
             rate_class: self.rate_class.0,
             start: self.start.get(),
@@ -169,6 +199,17 @@ impl QuoteRequest {
                     retention: offer::seconds("store.retention", store.retention, Seconds::MAX.get())?,
                     pubsub_topic: wire::text("store.pubsub_topic", &store.pubsub_topic, 256)?,
                     content_topics: offer::topics("store.content_topics", &store.content_topics, 0, MAX_WANTED_TOPICS)?,
+                }),
+                Some(proto::quote_request::Wanted::Filter(filter)) => {
+                    wire::in_range("filter.topics", filter.topics.into(), 1, MAX_LEASE_QUOTA.into())?;
+                    Wanted::Filter(FilterWanted {
+                        pubsub_topic: wire::text("filter.pubsub_topic", &filter.pubsub_topic, 256)?,
+                        topics: filter.topics,
+                    })
+                }
+                Some(proto::quote_request::Wanted::Lightpush(lightpush)) => Wanted::Lightpush(LightpushWanted {
+                    pubsub_topic: wire::text("lightpush.pubsub_topic", &lightpush.pubsub_topic, 256)?,
+                    payload: lightpush.payload,
                 }),
             },
             rate_class: RateClassId(request.rate_class),

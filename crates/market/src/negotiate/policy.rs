@@ -10,8 +10,8 @@ use tributary_protocol::amount::Rate;
 use tributary_protocol::slot::PoolClock;
 use tributary_protocol::time::{Seconds, UnixTime};
 
-use super::{Compared, CounterOffer, QuoteRequest, Refusal, RefusalCode, Source, Wanted};
-use crate::offer::{Attributes, RateClass, Service, VerifiedOffer};
+use super::{Compared, CounterOffer, QuoteRequest, Refusal, RefusalCode, Source, StoreWanted, Wanted};
+use crate::offer::{Attributes, RateClass, Service, StoreAttributes, VerifiedOffer};
 
 /// What a policy judges.
 #[derive(Debug)]
@@ -217,31 +217,52 @@ impl Policy for AttributesPolicy {
 /// What a service lacks of what is wanted; empty when it has everything.
 #[must_use]
 pub fn missing_attributes(wanted: &Wanted, attributes: &Attributes) -> Vec<Compared> {
-    let wanted = match wanted {
-        Wanted::Anything => return Vec::new(),
-        Wanted::Store(wanted) => wanted,
+    let mut missing = match (wanted, attributes) {
+        (Wanted::Anything, _) => return Vec::new(),
+        (Wanted::Store(wanted), Attributes::Store(store)) => missing_of_store(wanted, store),
+        (Wanted::Filter(wanted), Attributes::Filter(filter)) => {
+            let topics = filter.lease.map_or(0, |lease| lease.max_quota);
+            let mut missing = missing_topic(&wanted.pubsub_topic, &filter.pubsub_topics);
+            missing.extend((wanted.topics > topics).then(|| Compared::new("topics", wanted.topics, topics)));
+            missing
+        }
+        (Wanted::Lightpush(wanted), Attributes::Lightpush(lightpush)) => {
+            let mut missing = missing_topic(&wanted.pubsub_topic, &lightpush.pubsub_topics);
+            let short = wanted.payload > lightpush.max_payload;
+            missing.extend(short.then(|| Compared::new("payload", wanted.payload, lightpush.max_payload)));
+            missing
+        }
+        (Wanted::Store(_), _) => return vec![Compared::new("family", "store", "another")],
+        (Wanted::Filter(_), _) => return vec![Compared::new("family", "filter", "another")],
+        (Wanted::Lightpush(_), _) => return vec![Compared::new("family", "lightpush", "another")],
     };
-    let Attributes::Store(store) = attributes else {
-        return vec![Compared::new("family", "store", "another")];
-    };
+    for compared in &mut missing {
+        // What goes on the wire is bounded, and readers check the bound.
+        truncate(&mut compared.asked, 256);
+        truncate(&mut compared.limit, 256);
+    }
+    missing
+}
+
+fn missing_topic(wanted: &str, served: &[String]) -> Vec<Compared> {
+    if served.iter().any(|topic| topic == wanted) {
+        return Vec::new();
+    }
+    vec![Compared::new("pubsub_topic", wanted, served.join(" "))]
+}
+
+fn missing_of_store(wanted: &StoreWanted, store: &StoreAttributes) -> Vec<Compared> {
     let mut missing = Vec::new();
     if wanted.retention > store.retention {
         missing.push(Compared::new("retention", wanted.retention, store.retention));
     }
-    if !store.pubsub_topics.contains(&wanted.pubsub_topic) {
-        missing.push(Compared::new("pubsub_topic", &wanted.pubsub_topic, store.pubsub_topics.join(" ")));
-    }
+    missing.extend(missing_topic(&wanted.pubsub_topic, &store.pubsub_topics));
     let unarchived = wanted
         .content_topics
         .iter()
         .filter(|topic| !store.content_topics.is_empty() && !store.content_topics.contains(topic));
     for topic in unarchived.take(4) {
         missing.push(Compared::new("content_topic", topic, "not archived"));
-    }
-    for compared in &mut missing {
-        // What goes on the wire is bounded, and readers check the bound.
-        truncate(&mut compared.asked, 256);
-        truncate(&mut compared.limit, 256);
     }
     missing
 }

@@ -14,9 +14,13 @@ use tributary_market::negotiate::policy::{
 };
 use tributary_market::negotiate::provider::{Negotiator, QuoteTimes};
 use tributary_market::negotiate::{
-    AgreedQuote, CounterOffer, Refusal, RefusalCode, Source, StoreWanted, Terms, Wanted, binds_until,
+    AgreedQuote, Compared, CounterOffer, FilterWanted, LightpushWanted, Refusal, RefusalCode, Source, StoreWanted,
+    Terms, Wanted, binds_until,
 };
-use tributary_market::offer::{Offer, OfferId, RateClassId, ServiceId, SignedOffer, VerifiedOffer};
+use tributary_market::offer::{
+    Attributes, FilterAttributes, LeaseSale, LightpushAttributes, Offer, OfferId, RateClassId, Service, ServiceId,
+    SignedOffer, UsePrice, UseUnit, VerifiedOffer,
+};
 use tributary_market::proto;
 use tributary_protocol::amount::{Price, Rate};
 use tributary_protocol::time::Seconds;
@@ -225,6 +229,65 @@ async fn each_refusal_has_its_own_code_and_numbers() {
     provider.negotiator.set_offer(None);
     let (refusal, _) = refused(&provider, |_| {}).await;
     assert_eq!(refusal.code, RefusalCode::Unavailable);
+}
+
+/// Attributes of Filter and Lightpush come over the wire and are compared with the offer, each with its numbers.
+#[tokio::test]
+async fn what_is_wanted_of_filter_and_lightpush_is_compared() {
+    let provider = provider();
+    let mut sold = offer();
+    sold.sequence += 1;
+    let lease = |max_quota| Some(LeaseSale { unit: UseUnit::TopicMinute, max_quota, grace: seconds(15) });
+    let topics = vec![SHARD.to_owned()];
+    sold.services = vec![
+        Service {
+            id: ServiceId::filter(),
+            uses: vec![UsePrice { unit: UseUnit::TopicMinute, quantity: 10, tickets: 1 }],
+            attributes: Attributes::Filter(FilterAttributes { pubsub_topics: topics.clone(), lease: lease(20) }),
+        },
+        Service {
+            id: ServiceId::lightpush(),
+            uses: vec![UsePrice { unit: UseUnit::Message, quantity: 1, tickets: 1 }],
+            attributes: Attributes::Lightpush(LightpushAttributes {
+                pubsub_topics: topics,
+                lease: None,
+                max_payload: 1000,
+            }),
+        },
+    ];
+    let provider = Provider { offer: verified(&sold, &key(1)), ..provider };
+    provider.negotiator.set_offer(Some(provider.offer.clone()));
+    let filter = |topics, shard: &str| Wanted::Filter(FilterWanted { pubsub_topic: shard.to_owned(), topics });
+    let push = |payload, shard: &str| Wanted::Lightpush(LightpushWanted { pubsub_topic: shard.to_owned(), payload });
+    let ask = |service: ServiceId, wanted: Wanted| Wish { service, wanted, ..wish() };
+    let elsewhere = "/waku/2/rs/66/1";
+
+    for (service, wanted) in [(ServiceId::filter(), filter(20, SHARD)), (ServiceId::lightpush(), push(1000, SHARD))] {
+        let quote = agree(&Channel::to(&provider), &ask(service.clone(), wanted)).await.unwrap();
+        assert_eq!(quote.terms.service, service);
+    }
+    let compared = |name: &str, asked: &str, limit: &str| Compared::new(name, asked, limit);
+    for (service, wanted, missing) in [
+        (ServiceId::filter(), filter(21, SHARD), compared("topics", "21", "20")),
+        (ServiceId::filter(), filter(1, elsewhere), compared("pubsub_topic", elsewhere, SHARD)),
+        (ServiceId::filter(), push(1, SHARD), compared("family", "lightpush", "another")),
+        (ServiceId::lightpush(), push(1001, SHARD), compared("payload", "1001", "1000")),
+        (ServiceId::lightpush(), push(1, elsewhere), compared("pubsub_topic", elsewhere, SHARD)),
+        (ServiceId::lightpush(), filter(1, SHARD), compared("family", "filter", "another")),
+    ] {
+        match agree(&Channel::to(&provider), &ask(service, wanted)).await {
+            Err(NegotiationError::Refused { refusal, .. }) => {
+                assert_eq!((refusal.code, refusal.compared), (RefusalCode::Attributes, vec![missing]));
+            }
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+    // Nobody wants no topic: such a request doesn't come from this program.
+    match agree(&Channel::to(&provider), &ask(ServiceId::filter(), filter(0, SHARD))).await {
+        Err(NegotiationError::Refused { refusal, .. }) => assert_eq!(refusal.code, RefusalCode::Malformed),
+        Err(NegotiationError::Answer { error, .. }) => assert_eq!(error.code(), "TRB-M202"),
+        other => panic!("not refused: {other:?}"),
+    }
 }
 
 #[tokio::test]
