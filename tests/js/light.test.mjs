@@ -125,9 +125,9 @@ async function archived() {
   return sent;
 }
 
-async function query(decoders, options) {
+async function query(decoders, options, client = js) {
   const got = [];
-  await js.store.queryWithOrderedCallback(decoders, (message) => { got.push(message); }, options);
+  await client.store.queryWithOrderedCallback(decoders, (message) => { got.push(message); }, options);
   return got;
 }
 const payloads = (messages) => messages.map((message) => string(message.payload));
@@ -303,7 +303,7 @@ test("after a restart of the node the client goes on by itself", async (t) => {
   const client = await light(node);
   try {
     await peersOf(client, ALL);
-    const { decoder } = of(client, "/app/20/restart/text");
+    const { encoder, decoder } = of(client, "/app/20/restart/text");
     const got = [];
     assert.ok(await client.filter.subscribe([decoder], (message) => got.push(string(message.payload))));
     await neighbour.mesh(7, 1);
@@ -319,9 +319,60 @@ test("after a restart of the node the client goes on by itself", async (t) => {
       await neighbour.publish("/app/20/restart/text", `after ${Date.now()}`);
       return got.some((payload) => payload.startsWith("after"));
     });
+    const seen = neighbour.received.length;
+    const pushed = await client.lightPush.send(encoder, { payload: text("pushed after") }, ONCE);
+    assert.deepEqual(pushed.failures, []);
+    assert.deepEqual(pushed.successes.map(String), [node.peerId]);
+    await until("relayed", () => neighbour.received.length > seen);
+    await node.flush();
+    const stored = payloads(await query([decoder], { paginationLimit: 100 }, client));
+    assert.equal(stored[0], "before");
+    assert.equal(stored.at(-1), "pushed after");
     assert.ok(await client.filter.unsubscribe([decoder]));
   } finally {
     await client.stop();
     await Promise.all([node.stop(), neighbour.stop()]);
+  }
+});
+
+test("a client that connects again and again can always push", async () => {
+  const client = await light(served);
+  const { encoder } = of(client, TOPIC);
+  try {
+    for (let i = 0; i < 20; i += 1) {
+      await peersOf(client, [Protocols.LightPush]);
+      const { failures } = await client.lightPush.send(encoder, { payload: text(`again ${i}`) }, ONCE);
+      assert.deepEqual(failures, [], `connection ${i}`);
+      const [peer] = await client.getConnectedPeers();
+      await client.libp2p.hangUp(peer.id);
+      await client.dial(served.websocket);
+    }
+  } finally {
+    await client.stop();
+  }
+});
+
+test("peer exchange: js-waku learns of another node of ours, and uses it", async () => {
+  const known = await OurNode.start({ records: [] });
+  const unknown = await OurNode.start({ records: [known.record] });
+  await known.found(unknown.peerId);
+  const client = await light(known, { numPeersToUse: 2, discovery: { dns: false, peerExchange: true, peerCache: false } });
+  try {
+    const connected = async () => (await client.getConnectedPeers()).map((peer) => peer.id.toString());
+    await until("a connection with the other node", async () => (await connected()).includes(unknown.peerId));
+    assert.deepEqual(new Set(await connected()), new Set([known.peerId, unknown.peerId]));
+    await known.stop();
+    await until("the end of the first connection", async () => (await connected()).length === 1);
+    const other = await OurNode.start({ peers: [unknown.tcp] });
+    await Promise.all([unknown.mesh(7, 1), other.mesh(7, 1)]);
+    const { encoder } = of(client, TOPIC);
+    await until("a push", async () => {
+      const { successes } = await client.lightPush.send(encoder, { payload: text("found") }, ONCE);
+      return successes.map(String).includes(unknown.peerId);
+    });
+    await other.stop();
+  } finally {
+    await client.stop();
+    await Promise.all([known.stop(), unknown.stop()]);
   }
 });

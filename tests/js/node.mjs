@@ -56,8 +56,9 @@ export class OurNode {
     }));
     const ready = node.#answer();
     createInterface({ input: node.#child.stdout }).on("line", (line) => node.#onLine(JSON.parse(line)));
-    const { peer_id: peerId, addresses } = await within("a node's start", ready);
+    const { peer_id: peerId, addresses, record } = await within("a node's start", ready);
     node.peerId = peerId;
+    node.record = record;
     node.websocket = addresses.find((address) => address.includes("/ws/p2p/"));
     node.tcp = addresses.find((address) => !address.includes("/ws/"));
     return node;
@@ -90,6 +91,11 @@ export class OurNode {
 
   mesh(shard, peers) {
     return this.#ask({ mesh: { shard, peers } });
+  }
+
+  /** Done when its discovery found a node. */
+  found(peer) {
+    return this.#ask({ found: { peer } });
   }
 
   /** Done when everything published so far is in the archive. */

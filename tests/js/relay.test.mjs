@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { CLUSTER, OurNode, text, until } from "./node.mjs";
+import { CLUSTER, OurNode, PATIENCE, text, until, within } from "./node.mjs";
 
 const { noise } = await import("@chainsafe/libp2p-noise");
 const { identify } = await import("@libp2p/identify");
@@ -25,7 +25,9 @@ async function jsRelay() {
     transports: [webSockets({ filter: everyAddress })],
     streamMuxers: [mplex()],
     connectionEncryption: [noise()],
-    connectionManager: { minConnections: 0 },
+    // The limits of a machine with other work to do: a handshake, and the answer to one of the pings (each 10 s).
+    connectionManager: { minConnections: 0, inboundUpgradeTimeout: PATIENCE, dialTimeout: PATIENCE },
+    connectionMonitor: { pingTimeout: { minTimeout: 8000 } },
     services: { identify: identify(), metadata: wakuMetadata([PUBSUB]), pubsub: wakuGossipSub() },
   });
   const relay = wakuRelay([PUBSUB])(libp2p);
@@ -80,7 +82,8 @@ test("three of ours and three of theirs: each message at each node exactly once"
     assert.equal(new Set(hashes).size, MESSAGES + 3);
     for (const node of ours) assert.deepEqual([...node.received].sort(), hashes);
   } finally {
-    await Promise.all(theirs.map(({ libp2p }) => libp2p.stop()));
+    // Ours first: they would dial theirs again, whose end would then wait for those connections.
     await Promise.all(ours.map((node) => node.stop()));
+    await within("the end of their nodes", Promise.all(theirs.map(({ libp2p }) => libp2p.stop())));
   }
 });

@@ -2,9 +2,11 @@
 //! events as JSON lines on standard output. It ends when its input does.
 //!
 //! Settings: `listen`, `peers` (lists of addresses), `cluster`, `shards` (all of an autosharded network), `relayed`
-//! (the shards that it joins, by default all), `key` (32 bytes, hexadecimal) and `archive` (a file).
+//! (the shards that it joins, by default all), `key` (32 bytes, hexadecimal), `archive` (a file) and `records` (node
+//! records to begin discovery with; without it there is no discovery).
 //! Commands: `{"publish": {"topic": .., "payload": ..}}`, `{"mesh": {"shard": .., "peers": ..}}` (answers when the mesh
-//! is that large), `"flush"` (answers when the archive has everything). Each is answered by one line.
+//! is that large), `{"found": {"peer": ..}}` (answers when discovery found that peer), `"flush"` (answers when the archive
+//! has everything). Each is answered by one line.
 
 use std::{error::Error, io::BufRead as _, time::Duration};
 
@@ -12,12 +14,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tributary_waku::{
-    ArchiveConfig, ClusterId, FilterConfig, LightPushConfig, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits,
-    PubsubTopic, ShardIndex, Sharding, WakuMessage,
+    ArchiveConfig, ClusterId, DiscoveryConfig, DiscoveryLimits, FilterConfig, LightPushConfig, Node, NodeConfig,
+    NodeHandle, NodeKey, NodeLimits, NodeRecord, PubsubTopic, ShardIndex, Sharding, WakuMessage,
 };
 
-/// How long a mesh may take to form.
-const MESH_LIMIT: Duration = Duration::from_secs(120);
+/// How long a mesh may take to form, or a peer to be found.
+const LIMIT: Duration = Duration::from_secs(120);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +32,7 @@ struct Settings {
     relayed: Option<Vec<u16>>,
     key: Option<String>,
     archive: Option<String>,
+    records: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -37,6 +40,7 @@ struct Settings {
 enum Command {
     Publish { topic: String, payload: String },
     Mesh { shard: u16, peers: usize },
+    Found { peer: String },
     Flush,
 }
 
@@ -58,6 +62,13 @@ fn config(settings: &Settings) -> Result<NodeConfig, Box<dyn Error>> {
     config.archive = settings.archive.as_ref().map(ArchiveConfig::new);
     config.lightpush = Some(LightPushConfig::default());
     config.filter = Some(FilterConfig::default());
+    if let Some(records) = &settings.records {
+        let records: Result<Vec<NodeRecord>, _> = records.iter().map(|record| record.parse()).collect();
+        config.discovery = Some(DiscoveryConfig {
+            limits: DiscoveryLimits::shared_address(),
+            ..DiscoveryConfig::new(Some("127.0.0.1:0".parse()?), records?)
+        });
+    }
     config.limits = NodeLimits { subscription_messages: 100_000, ..NodeLimits::shared_address() };
     Ok(config)
 }
@@ -70,8 +81,22 @@ async fn obey(node: &NodeHandle, command: Command) -> Result<Value, Box<dyn Erro
         }
         Command::Mesh { shard, peers } => {
             let topic = PubsubTopic::new(node.cluster(), ShardIndex::new(shard)?);
-            node.wait_for_mesh(topic, peers, MESH_LIMIT).await?;
+            node.wait_for_mesh(topic, peers, LIMIT).await?;
             Ok(json!({ "mesh": peers }))
+        }
+        Command::Found { peer } => {
+            let wanted = peer.parse()?;
+            let mut found = node.watch_found_peers()?;
+            let find = async {
+                while let Some(found) = found.next().await {
+                    if found.record.peer_id() == wanted {
+                        return Ok(());
+                    }
+                }
+                Err("the node ended")
+            };
+            tokio::time::timeout(LIMIT, find).await??;
+            Ok(json!({ "found": peer }))
         }
         Command::Flush => {
             node.flush_archive().await;
@@ -85,7 +110,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let settings: Settings = serde_json::from_str(&std::env::args().nth(1).ok_or("settings are missing")?)?;
     let node = Node::spawn(config(&settings)?).await?;
     let addresses: Vec<String> = node.listen_addrs().iter().map(ToString::to_string).collect();
-    println!("{}", json!({ "peer_id": node.peer_id().to_string(), "addresses": addresses }));
+    let record = node.record().map(|record| record.to_string());
+    println!("{}", json!({ "peer_id": node.peer_id().to_string(), "addresses": addresses, "record": record }));
     let mut received = node.subscribe_all()?;
     let (lines, mut input) = mpsc::channel(1024);
     std::thread::spawn(move || {

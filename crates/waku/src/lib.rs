@@ -22,6 +22,7 @@ mod message;
 mod metadata;
 mod node;
 mod peer_exchange;
+mod ping;
 pub mod proto;
 mod queue;
 mod relay;

@@ -37,8 +37,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters, MetadataPolicy, NodeConfig, NodeHandle, Published, ReceivedMessage, Shared, Subscribers, WeakNodeHandle,
-    connections::PerAddress, exchange,
+    Counters, MetadataPolicy, NodeConfig, NodeHandle, Published, ReceivedMessage, Sending, Shared, Subscribers,
+    WeakNodeHandle, connections::PerAddress, exchange,
 };
 use crate::{
     archive::{Archive, ArchiveConfig, ArchiveWriter, ArchivedMessage, Enqueued, SqliteArchive},
@@ -51,6 +51,7 @@ use crate::{
     message::{MAX_MESSAGE_BYTES, MessageHash, WakuMessage},
     metadata::{self, METADATA_PROTOCOL, MetadataServer, PeerMetadata},
     peer_exchange::{PEER_EXCHANGE_PROTOCOL, PeerExchangeServer},
+    ping::{PING_PROTOCOL, PingServer},
     relay,
     rpc::{self, Handler, OpenStream, Registry},
     store::{STORE_PROTOCOL, StoreServer},
@@ -123,8 +124,9 @@ pub(super) struct Behaviour {
     limits: connection_limits::Behaviour,
     per_address: PerAddress,
     identify: identify::Behaviour,
-    ping: ping::Behaviour,
+    // Before `ping`, so that inbound pings come to our server: of two handlers of one protocol the first gets the streams.
     rpc: rpc::Behaviour,
+    ping: ping::Behaviour,
     relay: Toggle<relay::Behaviour>,
 }
 
@@ -236,6 +238,11 @@ pub(super) async fn spawn(config: NodeConfig) -> Result<NodeHandle, NodeError> {
         super::stream_protocol(METADATA_PROTOCOL)?,
         metadata::serve_limits(),
         Handler::Requests(Arc::new(MetadataServer { answer: own_metadata.encode() })),
+    );
+    registry.register(
+        super::stream_protocol(PING_PROTOCOL)?,
+        crate::ping::serve_limits(config.limits.max_connections),
+        Handler::Streams(Arc::new(PingServer)),
     );
 
     let mut listening = HashSet::new();
@@ -439,8 +446,8 @@ fn build_swarm(config: &NodeConfig, registry: Arc<Registry>) -> Result<Swarm<Beh
                 .with_agent_version(config.agent.clone())
                 .with_cache_size(0),
         ),
-        ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(60))),
         rpc: rpc::Behaviour::new(registry),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(Duration::from_secs(60))),
         relay: relay.into(),
     };
     let transport = |reason: String| NodeError::Config { setting: "transport", reason };
@@ -767,7 +774,10 @@ impl Driver {
         let answers = self.answers.0.clone();
         tokio::spawn(async move {
             let limits = metadata::request_limits();
-            let answer = match timeout(limits.timeout, exchange(peer, opened, &request, limits)).await {
+            // js-waku answers before it reads, and takes an empty request for a node of cluster 0 without shards, which it
+            // then never uses.
+            let exchange = exchange(peer, opened, &request, limits, Sending::Whole);
+            let answer = match timeout(limits.timeout, exchange).await {
                 Ok(Ok(bytes)) => PeerMetadata::decode(&bytes).map_err(|e| NoMetadata::Wrong(e.to_string())),
                 Ok(Err(RequestError::NoAnswer { .. } | RequestError::NotConnected { .. })) => Err(NoMetadata::Closed),
                 Ok(Err(e)) => Err(NoMetadata::Wrong(e.to_string())),

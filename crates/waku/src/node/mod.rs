@@ -441,7 +441,7 @@ impl NodeHandle {
             self.send(Command::Open { peer, open: OpenStream { protocol: id, reply } })
                 .await
                 .map_err(|()| RequestError::Stopped)?;
-            exchange(peer, opened, &request, limits).await
+            exchange(peer, opened, &request, limits, Sending::UntilAnswered).await
         };
         timeout(limits.timeout, exchange).await.unwrap_or(Err(RequestError::Timeout { peer, timeout: limits.timeout }))
     }
@@ -716,15 +716,24 @@ async fn await_stream(
     })
 }
 
+/// How much of a request is sent if its answer comes earlier.
+#[derive(Clone, Copy, Debug)]
+enum Sending {
+    /// No more: a responder may refuse before it has read, and then never make room for the rest.
+    UntilAnswered,
+    /// All: the peer learns something from the request itself.
+    Whole,
+}
+
 /// One request and its answer over a stream that is being opened.
 async fn exchange(
     peer: PeerId,
     opened: oneshot::Receiver<crate::rpc::Opened>,
     request: &[u8],
     limits: RequestLimits,
+    sending: Sending,
 ) -> Result<Bytes, RequestError> {
     let stream = await_stream(peer, opened, limits.timeout).await?;
-    // Read and write at the same time: a responder may refuse before it has read, and then never make room for the rest.
     let (mut reader, mut writer) = stream.split();
     let write = pin!(async {
         if write_frame(&mut writer, request).await.is_ok() {
@@ -733,7 +742,12 @@ async fn exchange(
     });
     let read = pin!(read_frame(&mut reader, limits.max_response_bytes));
     let answer = match select(read, write).await {
-        Either::Left((answer, _)) => answer,
+        Either::Left((answer, write)) => {
+            if matches!(sending, Sending::Whole) {
+                write.await;
+            }
+            answer
+        }
         Either::Right(((), read)) => read.await,
     };
     answer.map_err(|e| match e {
