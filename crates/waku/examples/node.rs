@@ -55,7 +55,7 @@ fn config(settings: &Settings) -> Result<NodeConfig, Box<dyn Error>> {
     }
     config.listen = settings.listen.iter().map(|address| address.parse()).collect::<Result<_, _>>()?;
     config.static_peers = settings.peers.iter().map(|address| address.parse()).collect::<Result<_, _>>()?;
-    config.archive = settings.archive.as_ref().map(ArchiveConfig::new);
+    config.archive = settings.archive.as_ref().map(|file| ArchiveConfig::new(std::path::PathBuf::from(file)));
     config.lightpush = Some(LightPushConfig::default());
     config.filter = Some(FilterConfig::default());
     config.limits = NodeLimits { subscription_messages: 100_000, ..NodeLimits::shared_address() };
