@@ -570,7 +570,9 @@ mod tests {
             Value::from("postgres://me@db.example:5433/messages")
         );
         assert!(!format!("{database:?}").contains("hunter2"));
-        for wrong in ["\"mysql://me:hunter2@h/d\"", "\"postgres://me:hunter2@[h/d\"", "\"postgres://me:hunter2@h\"", "7"] {
+        for wrong in
+            ["\"mysql://me:hunter2@h/d\"", "\"postgres://me:hunter2@[h/d\"", "\"postgres://me:hunter2@h\"", "7"]
+        {
             let error = read(wrong).unwrap_err().to_string();
             assert!(error.contains("waku.archive") && !error.contains("hunter2"), "{error}");
         }

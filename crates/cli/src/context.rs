@@ -262,8 +262,7 @@ impl Context {
 
     async fn spawn(&self, key: NodeKey, serves: Serves) -> Result<NodeHandle, CliError> {
         let waku = &self.config.waku;
-        let shards =
-            waku.static_shards.iter().map(|shard| ShardIndex::new(*shard)).collect::<Result<Vec<_>, _>>()?;
+        let shards = waku.static_shards.iter().map(|shard| ShardIndex::new(*shard)).collect::<Result<Vec<_>, _>>()?;
         let sharding = if shards.is_empty() { Sharding::Auto { shards: waku.shards } } else { Sharding::Static };
         let mut config = NodeConfig::new(key, ClusterId::new(waku.cluster), sharding);
         if sharding == Sharding::Static {

@@ -36,8 +36,8 @@ pub use prost::bytes::Bytes;
 pub use crate::archive::{PostgresArchive, PostgresUrl};
 pub use crate::{
     archive::{
-        Archive, ArchiveConfig, ArchiveError, ArchiveLocation, ArchivedMessage, Expired, Page, PageEntry, PageQuery, Retention,
-        Selection, SqliteArchive,
+        Archive, ArchiveConfig, ArchiveError, ArchiveLocation, ArchivedMessage, Expired, Page, PageEntry, PageQuery,
+        Retention, Selection, SqliteArchive,
     },
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     discovery::{DiscoveryConfig, DiscoveryLimits, FoundBy, FoundPeer, FoundPeers},

@@ -280,9 +280,9 @@ impl ArchiveError {
         match self {
             Self::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => true,
             // PostgreSQL's classes: connection, operator intervention, too many connections, deadlock or serialization.
-            Self::Database(sqlx::Error::Database(e)) => e
-                .code()
-                .is_some_and(|code| code.len() == 5 && ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))),
+            Self::Database(sqlx::Error::Database(e)) => e.code().is_some_and(|code| {
+                code.len() == 5 && ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
+            }),
             _ => false,
         }
     }

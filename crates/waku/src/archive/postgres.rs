@@ -83,8 +83,8 @@ impl FromStr for PostgresUrl {
             return Err(wrong("it must begin with postgres:// or postgresql://".to_owned()));
         }
         // The parser's own words may repeat what it couldn't parse.
-        let options =
-            PgConnectOptions::from_str(text).map_err(|_| wrong("it can't be parsed; encode special characters".to_owned()))?;
+        let options = PgConnectOptions::from_str(text)
+            .map_err(|_| wrong("it can't be parsed; encode special characters".to_owned()))?;
         if options.get_database().is_none() {
             return Err(wrong("it names no database".to_owned()));
         }
@@ -158,11 +158,8 @@ impl PostgresArchive {
             // A plan for any topic and time would not know how short a walk along the index is.
             ("plan_cache_mode", "force_custom_plan"),
         ]);
-        let readers = PgPoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(CONNECT_LIMIT)
-            .connect_with(reading)
-            .await?;
+        let readers =
+            PgPoolOptions::new().max_connections(READERS).acquire_timeout(CONNECT_LIMIT).connect_with(reading).await?;
         Ok(Self { writers, readers })
     }
 
@@ -220,9 +217,8 @@ impl PostgresArchive {
 async fn make_tables(writers: &PgPool, url: &PostgresUrl) -> Result<(), ArchiveError> {
     let mut transaction = writers.begin().await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(SCHEMA_LOCK).execute(&mut *transaction).await?;
-    let made: bool = sqlx::query_scalar("SELECT to_regclass('tributary_archive') IS NOT NULL")
-        .fetch_one(&mut *transaction)
-        .await?;
+    let made: bool =
+        sqlx::query_scalar("SELECT to_regclass('tributary_archive') IS NOT NULL").fetch_one(&mut *transaction).await?;
     if !made {
         sqlx::raw_sql(SCHEMA).execute(&mut *transaction).await?;
     }
@@ -286,8 +282,7 @@ fn decode(row: &PgRow, include_data: bool) -> Result<PageEntry, ArchiveError> {
 impl Archive for PostgresArchive {
     async fn insert(&self, messages: &[ArchivedMessage]) -> Result<u64, ArchiveError> {
         let column = |of: fn(&ArchivedMessage) -> Vec<u8>| messages.iter().map(of).collect::<Vec<_>>();
-        let times: Vec<i64> =
-            messages.iter().map(|m| m.message.timestamp.map_or(0, Timestamp::as_nanos)).collect();
+        let times: Vec<i64> = messages.iter().map(|m| m.message.timestamp.map_or(0, Timestamp::as_nanos)).collect();
         let shards: Vec<String> = messages.iter().map(|m| m.pubsub_topic.to_string()).collect();
         let mut transaction = self.writers.begin().await?;
         lock(&mut transaction).await?;
@@ -401,8 +396,7 @@ mod tests {
             for forward in [false, true] {
                 for cursor in [None, Some((10_000, messages[10_000].hash))] {
                     let (cursor_hash, selection) = (cursor.map(|(_, hash)| hash), selection.clone());
-                    let query =
-                        PageQuery { selection, cursor: cursor_hash, forward, limit: 100, include_data: true };
+                    let query = PageQuery { selection, cursor: cursor_hash, forward, limit: 100, include_data: true };
                     let mut statement = page_statement::<Postgres>(&query, cursor);
                     let sql = format!("EXPLAIN {}", statement.sql().as_str());
                     let arguments = statement.build().take_arguments().unwrap().unwrap_or_default();

@@ -58,10 +58,7 @@ pub(crate) enum Enqueued {
 impl ArchiveWriter {
     /// Starts the writing task; it ends when all writers are dropped and the queue is empty. From `shutdown` on nothing is
     /// tried again.
-    pub(crate) fn start(
-        archive: Arc<dyn Archive>,
-        shutdown: CancellationToken,
-    ) -> (Self, tokio::task::JoinHandle<()>) {
+    pub(crate) fn start(archive: Arc<dyn Archive>, shutdown: CancellationToken) -> (Self, tokio::task::JoinHandle<()>) {
         let (jobs, receiver) = mpsc::channel(MAX_QUEUED);
         let state = Arc::<State>::default();
         let task = tokio::spawn(run(archive, receiver, state.clone(), shutdown));
@@ -120,12 +117,7 @@ async fn keep(
     }
 }
 
-async fn run(
-    archive: Arc<dyn Archive>,
-    mut jobs: mpsc::Receiver<Job>,
-    state: Arc<State>,
-    shutdown: CancellationToken,
-) {
+async fn run(archive: Arc<dyn Archive>, mut jobs: mpsc::Receiver<Job>, state: Arc<State>, shutdown: CancellationToken) {
     let mut received = Vec::with_capacity(MAX_BATCH);
     while jobs.recv_many(&mut received, MAX_BATCH).await > 0 {
         let mut batch = Vec::with_capacity(received.len());

@@ -10,16 +10,19 @@ use async_trait::async_trait;
 use prost::Message as _;
 use tempfile::TempDir;
 use tributary_waku::{
-    Archive, ArchiveConfig, ArchiveError, ArchiveLocation, ArchivedMessage, Bytes, ContentTopic, EligibilityStatus, Expired, FilterConfig, FilterError, GatedQuery, LightPushConfig, LightPushRequest,
-    MessageHash, Node, NodeConfig, NodeHandle, PageQuery, PeerId, PostgresUrl, PubsubTopic, RequestHandler, Retention,
-    STORE_PROTOCOL, Selection, ServeLimits, ShardIndex, Sharding, SqliteArchive, StoreConfig, StoreEntry, StoreError, StoreGate,
-    StoreOutcome, StoreQueryRequest, StoreQueryResponse, StoreStatus, StoreVerdict, Timestamp, WakuMessage,
+    Archive, ArchiveConfig, ArchiveError, ArchiveLocation, ArchivedMessage, Bytes, ContentTopic, EligibilityStatus,
+    Expired, FilterConfig, FilterError, GatedQuery, LightPushConfig, LightPushRequest, MessageHash, Node, NodeConfig,
+    NodeHandle, PageQuery, PeerId, PostgresUrl, PubsubTopic, RequestHandler, Retention, STORE_PROTOCOL, Selection,
+    ServeLimits, ShardIndex, Sharding, SqliteArchive, StoreConfig, StoreEntry, StoreError, StoreGate, StoreOutcome,
+    StoreQueryRequest, StoreQueryResponse, StoreStatus, StoreVerdict, Timestamp, WakuMessage,
     proto::{self, store::v3 as wire},
     request_bytes_without_proof,
 };
 
 use crate::{
-    common::{CLUSTER, NOW, PATIENCE, address, burst, clock, config, connect, message, node, shard, topic, unlimited, within},
+    common::{
+        CLUSTER, NOW, PATIENCE, address, burst, clock, config, connect, message, node, shard, topic, unlimited, within,
+    },
     postgres,
     raw::RawPeer,
 };
