@@ -72,7 +72,7 @@ const WRITE_LIMIT: &str = "120000";
 /// Where a PostgreSQL database is, `postgres://user:password@host:port/database`. What is missing is taken from the environment
 /// (`PGPASSWORD`, `PGPASSFILE` and so on). Shown without the password.
 #[derive(Clone)]
-pub struct PostgresUrl(PgConnectOptions);
+pub struct PostgresUrl(Box<PgConnectOptions>);
 
 impl FromStr for PostgresUrl {
     type Err = ArchiveError;
@@ -88,7 +88,7 @@ impl FromStr for PostgresUrl {
         if options.get_database().is_none() {
             return Err(wrong("it names no database".to_owned()));
         }
-        Ok(Self(options))
+        Ok(Self(Box::new(options)))
     }
 }
 
@@ -136,7 +136,7 @@ impl PostgresArchive {
     /// # Errors
     /// [`ArchiveError::Database`]; [`ArchiveError::Migration`] if a newer version of this software made the tables.
     pub async fn open(url: &PostgresUrl) -> Result<Self, ArchiveError> {
-        let options = url.0.clone().application_name("tributary");
+        let options = url.0.as_ref().clone().application_name("tributary");
         let writing = options.clone().options([("statement_timeout", WRITE_LIMIT)]);
         let writers = PgPoolOptions::new()
             .max_connections(WRITERS)
