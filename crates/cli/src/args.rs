@@ -265,6 +265,9 @@ pub(crate) struct Publish {
     /// Payloads, one message each.
     #[arg(required = true)]
     pub(crate) payloads: Vec<String>,
+    /// Shard, for a network without autosharding. Otherwise the content topic decides.
+    #[arg(long, value_name = "INDEX", conflicts_with_all = ["paid", "buy"])]
+    pub(crate) shard: Option<u16>,
     #[command(flatten)]
     pub(crate) paid: Paid,
 }

@@ -7,8 +7,13 @@ use figment::{
     error::Kind,
     providers::{Env, Format, Serialized, Toml},
 };
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Visitor},
+};
 use serde_json::Value;
+#[cfg(feature = "postgres")]
+use tributary_waku::PostgresUrl;
 
 use crate::error::CliError;
 
@@ -78,14 +83,18 @@ pub(crate) struct Waku {
     pub(crate) cluster: u16,
     /// Shards of the cluster; content topics are spread over them.
     pub(crate) shards: u16,
+    /// The shards that this node relays in a network without autosharding; empty: the network autoshards.
+    pub(crate) static_shards: Vec<u16>,
     /// Addresses to listen on.
     pub(crate) listen: Vec<String>,
     /// Peers to connect to at the start, with their `/p2p/` part. They add to discovery and never replace it.
     pub(crate) bootstrap: Vec<String>,
-    /// Whether this node keeps messages and answers Store queries.
-    pub(crate) archive: bool,
+    /// Whether and where this node keeps messages and answers Store queries.
+    pub(crate) archive: Archive,
     /// Whether this node pushes messages to peers that don't relay (Filter).
     pub(crate) filter: bool,
+    /// Peers that may be subscribed by Filter at once.
+    pub(crate) filter_subscribers: usize,
     /// Whether this node publishes for peers that don't relay (lightpush).
     pub(crate) lightpush: bool,
     /// Whether several nodes may share an address, and found peers are dialed at local ones.
@@ -95,6 +104,65 @@ pub(crate) struct Waku {
     pub(crate) discv5: Option<String>,
     /// Node records (`enr:..`) to begin discovery with, by discv5 and by peer exchange.
     pub(crate) discv5_bootstrap: Vec<String>,
+}
+
+/// Where messages are kept.
+#[derive(Debug, Clone)]
+pub(crate) enum Archive {
+    /// Nowhere.
+    Off,
+    /// In a SQLite file of the home folder.
+    File,
+    /// In a PostgreSQL database. It shows itself without its password.
+    #[cfg(feature = "postgres")]
+    Postgres(PostgresUrl),
+}
+
+impl Archive {
+    /// Whether messages are kept at all.
+    pub(crate) const fn is_on(&self) -> bool {
+        !matches!(self, Self::Off)
+    }
+}
+
+impl Serialize for Archive {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_bool(false),
+            Self::File => serializer.serialize_bool(true),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(url) => serializer.collect_str(url),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Archive {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Written;
+        impl Visitor<'_> for Written {
+            type Value = Archive;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("true, false, or the URL of a PostgreSQL database")
+            }
+
+            fn visit_bool<E: de::Error>(self, archive: bool) -> Result<Archive, E> {
+                Ok(if archive { Archive::File } else { Archive::Off })
+            }
+
+            #[cfg(feature = "postgres")]
+            fn visit_str<E: de::Error>(self, url: &str) -> Result<Archive, E> {
+                // The error repeats nothing of what may hold a password.
+                url.parse().map(Archive::Postgres).map_err(de::Error::custom)
+            }
+
+            #[cfg(not(feature = "postgres"))]
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<Archive, E> {
+                Err(de::Error::custom("this program was built without PostgreSQL: write true or false"))
+            }
+        }
+        deserializer.deserialize_any(Written)
+    }
 }
 
 /// What a buyer is willing to pay.
@@ -141,6 +209,10 @@ pub(crate) struct Provider {
     pub(crate) least_claim: String,
     /// Store: how long messages are kept, in seconds.
     pub(crate) store_retention: u64,
+    /// Filter: peers that may hold a lease at once.
+    pub(crate) filter_leases: usize,
+    /// Filter: free subscriptions at once.
+    pub(crate) filter_free: usize,
     /// A program that judges requests for quotes; none if empty.
     #[serde(deserialize_with = "none_if_empty")]
     pub(crate) policy_script: Option<PathBuf>,
@@ -217,10 +289,12 @@ impl Default for Waku {
         Self {
             cluster: 42,
             shards: 8,
+            static_shards: Vec::new(),
             listen: vec!["/ip4/127.0.0.1/tcp/0".into()],
             bootstrap: Vec::new(),
-            archive: false,
+            archive: Archive::Off,
             filter: true,
+            filter_subscribers: 100,
             lightpush: true,
             shared_address: true,
             discv5: None,
@@ -249,6 +323,8 @@ impl Default for Provider {
             claim_every: 86_400,
             least_claim: "1000000".into(),
             store_retention: 172_800,
+            filter_leases: 75,
+            filter_free: 25,
             policy_script: None,
             policy_script_timeout_ms: 2_000,
             policy_script_at_once: 4,
@@ -290,6 +366,35 @@ impl Config {
         config.chain.password_file = config.chain.password_file.map(|path| resolve(home, &path));
         config.provider.policy_script = config.provider.policy_script.map(|path| resolve(home, &path));
         Ok(config)
+    }
+
+    /// Whether a provider of Filter has room for everybody whom it lets in. A payer that finds none would have paid for nothing.
+    ///
+    /// # Errors
+    /// The keys that contradict each other.
+    pub(crate) fn check_filter(&self) -> Result<(), CliError> {
+        let (leases, free, room) =
+            (self.provider.filter_leases, self.provider.filter_free, self.waku.filter_subscribers);
+        if leases.saturating_add(free) <= room {
+            return Ok(());
+        }
+        let reason = format!(
+            "provider.filter_leases = {leases} and provider.filter_free = {free} are together more than waku.filter_subscribers = {room}: \
+             lower one of the first two, or raise the last"
+        );
+        Err(CliError::Input { reason })
+    }
+
+    /// Whether the network autoshards, as the market's topics need it.
+    ///
+    /// # Errors
+    /// The key that says otherwise.
+    pub(crate) fn check_market(&self) -> Result<(), CliError> {
+        if self.waku.static_shards.is_empty() {
+            return Ok(());
+        }
+        let reason = "waku.static_shards is set, but the market lives in networks with autosharding: leave it empty, or run a plain node";
+        Err(CliError::Input { reason: reason.into() })
     }
 }
 
@@ -448,6 +553,43 @@ mod tests {
         assert!(strange.contains("`waku.zzzzzzzzzzzz`") && strange.contains("tributary init"), "{strange}");
         let kind = refused("[waku]\ncluster = \"x\"\n");
         assert!(kind.contains("waku.cluster"), "{kind}");
+    }
+
+    #[test]
+    fn an_archive_is_off_a_file_or_a_database_whose_password_is_not_told() {
+        let home = tempfile::tempdir().unwrap();
+        let read = |value: &str| {
+            std::fs::write(home.path().join(FILE_NAME), format!("[waku]\narchive = {value}\n")).unwrap();
+            Config::load(home.path())
+        };
+        assert!(matches!(read("false").unwrap().waku.archive, Archive::Off));
+        assert!(matches!(read("true").unwrap().waku.archive, Archive::File));
+        let database = read("\"postgres://me:hunter2@db.example:5433/messages\"").unwrap();
+        assert_eq!(
+            serde_json::to_value(&database.waku.archive).unwrap(),
+            Value::from("postgres://me@db.example:5433/messages")
+        );
+        assert!(!format!("{database:?}").contains("hunter2"));
+        for wrong in
+            ["\"mysql://me:hunter2@h/d\"", "\"postgres://me:hunter2@[h/d\"", "\"postgres://me:hunter2@h\"", "7"]
+        {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.contains("waku.archive") && !error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_filter_without_room_for_its_payers_is_refused() {
+        let mut config = Config::default();
+        config.check_filter().unwrap();
+        config.provider.filter_free += 1;
+        let error = config.check_filter().unwrap_err();
+        assert_eq!(error.code(), "TRB-X011");
+        for word in ["provider.filter_leases = 75", "provider.filter_free = 26", "waku.filter_subscribers = 100"] {
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        config.waku.filter_subscribers = 101;
+        config.check_filter().unwrap();
     }
 
     #[test]

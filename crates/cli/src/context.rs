@@ -19,15 +19,15 @@ use tributary_ledger::{Ledger, LedgerConfig, SystemClock};
 use tributary_prover::{Circuit, Prover};
 use tributary_service_waku::Closed;
 use tributary_waku::{
-    ArchiveConfig, ClusterId, DiscoveryConfig, DiscoveryLimits, FilterConfig, FilterGate, LightPushConfig,
-    LightPushGate, Multiaddr, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits, NodeRecord, Retention,
-    ServiceFamilies, Sharding, StoreConfig, StoreGate,
+    ArchiveConfig, ArchiveLocation, ClusterId, DiscoveryConfig, DiscoveryLimits, FilterConfig, FilterGate,
+    FilterLimits, LightPushConfig, LightPushGate, Multiaddr, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits,
+    NodeRecord, Retention, ServiceFamilies, ShardIndex, Sharding, StoreConfig, StoreGate,
 };
 use tributary_wallet::{Origin, Password, Services, Vault, Wallet, WalletConfig, WalletFolder};
 
 use crate::{
     args::Cli,
-    config::Config,
+    config::{Archive, Config},
     daemon::{Part, Stop, Watch},
     error::CliError,
     output::Format,
@@ -181,6 +181,7 @@ impl Context {
 
     /// [`Self::buyer`] with other circuits.
     pub(crate) async fn buyer_for(&self, circuits: &[Circuit]) -> Result<Buyer, CliError> {
+        self.config.check_market()?;
         // The node meets its peers while keys are read.
         let (node, wallet) =
             tokio::try_join!(self.node(NodeKey::generate(), Serves::default()), self.wallet(circuits))?;
@@ -232,8 +233,42 @@ impl Context {
 
     /// Starts a node and dials the bootstrap peers.
     pub(crate) async fn node(&self, key: NodeKey, serves: Serves) -> Result<NodeHandle, CliError> {
+        let node = self.spawn(key, serves).await?;
+        self.dial_bootstrap(&node).await?;
+        Ok(node)
+    }
+
+    /// [`Self::node`] of a daemon; `None` if it shall stop before the node runs. The bootstrap peers are dialed no longer than that.
+    pub(crate) async fn daemon_node(&self, serves: Serves, stop: &Stop) -> Result<Option<NodeHandle>, CliError> {
+        let key = self.node_key()?;
+        let node = tokio::select! {
+            node = self.spawn(key, serves) => node?,
+            () = stop.requested() => return Ok(None),
+        };
+        tokio::select! {
+            dialed = self.dial_bootstrap(&node) => dialed?,
+            () = stop.requested() => {}
+        }
+        Ok(Some(node))
+    }
+
+    /// Where messages are kept.
+    pub(crate) fn archive(&self) -> ArchiveLocation {
+        match &self.config.waku.archive {
+            Archive::Off | Archive::File => self.file("messages.db").into(),
+            #[cfg(feature = "postgres")]
+            Archive::Postgres(url) => url.clone().into(),
+        }
+    }
+
+    async fn spawn(&self, key: NodeKey, serves: Serves) -> Result<NodeHandle, CliError> {
         let waku = &self.config.waku;
-        let mut config = NodeConfig::new(key, ClusterId::new(waku.cluster), Sharding::Auto { shards: waku.shards });
+        let shards = waku.static_shards.iter().map(|shard| ShardIndex::new(*shard)).collect::<Result<Vec<_>, _>>()?;
+        let sharding = if shards.is_empty() { Sharding::Auto { shards: waku.shards } } else { Sharding::Static };
+        let mut config = NodeConfig::new(key, ClusterId::new(waku.cluster), sharding);
+        if sharding == Sharding::Static {
+            config.shards = shards;
+        }
         config.listen = addresses(&waku.listen)?;
         config.static_peers = addresses(&waku.bootstrap)?;
         if waku.shared_address {
@@ -241,7 +276,9 @@ impl Context {
         }
         // What is sold is closed until its service opens it.
         let sold = serves.sells != ServiceFamilies::default();
+        let subscriptions = FilterLimits { max_subscribers: waku.filter_subscribers, ..FilterLimits::default() };
         config.filter = serves.filter.then(|| FilterConfig {
+            subscriptions,
             gate: sold.then(|| Arc::new(Closed) as Arc<dyn FilterGate>),
             ..FilterConfig::default()
         });
@@ -253,7 +290,7 @@ impl Context {
             Some(StoreConfig { gate: sold.then(|| Arc::new(Closed) as Arc<dyn StoreGate>), ..StoreConfig::default() });
         config.discovery = self.discovery(&serves)?;
         if serves.archive {
-            let mut settings = ArchiveConfig::new(self.file("messages.db"));
+            let mut settings = ArchiveConfig::new(self.archive());
             settings.retention = Retention {
                 max_age: Some(Duration::from_secs(self.config.provider.store_retention)),
                 ..Retention::default()
@@ -262,14 +299,17 @@ impl Context {
         } else {
             config.store = None;
         }
-        let bootstrap = config.static_peers.clone();
-        let node = Node::spawn(config).await?;
-        for address in bootstrap {
+        Ok(Node::spawn(config).await?)
+    }
+
+    /// Dials the bootstrap peers. The node goes on trying to reach those that don't answer.
+    async fn dial_bootstrap(&self, node: &NodeHandle) -> Result<(), CliError> {
+        for address in addresses(&self.config.waku.bootstrap)? {
             if let Err(error) = node.dial_within(&address, DIAL_LIMIT).await {
                 tracing::warn!(%error, "a bootstrap peer does not answer");
             }
         }
-        Ok(node)
+        Ok(())
     }
 }
 

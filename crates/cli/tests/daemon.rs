@@ -1,5 +1,8 @@
 //! The real program: a plain node from `init` to SIGTERM, its HTTP port, and what a kill leaves behind.
 
+#[path = "../../waku/tests/support/postgres.rs"]
+mod postgres;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::ExitStatusExt as _;
@@ -8,7 +11,12 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
+use tributary_waku::{
+    ArchivedMessage, ClusterId, ContentTopic, LightPushRequest, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits,
+    PubsubTopic, ShardIndex, Sharding, StoreQueryRequest, StoreStatus, WakuMessage,
+};
 
 /// How long a test waits for something that must come.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -188,8 +196,8 @@ fn a_killed_node_starts_again_under_its_name() {
     assert_eq!(again.ended().code(), Some(0));
 }
 
-/// A daemon that is held up: it dials a peer that takes the connection and says nothing.
-fn held_up(config: &str) -> (TempDir, TcpListener, TcpStream, Child) {
+/// A daemon whose bootstrap peer takes the connection and says nothing.
+fn dialing() -> (TempDir, TcpListener, TcpStream, Child) {
     let id = {
         let home = node_home(&[]);
         Daemon::start(&home).started["peer_id"].as_str().unwrap().to_owned()
@@ -198,7 +206,7 @@ fn held_up(config: &str) -> (TempDir, TcpListener, TcpStream, Child) {
     let peer = format!("/ip4/127.0.0.1/tcp/{}/p2p/{id}", mute.local_addr().unwrap().port());
     let home = node_home(&[]);
     let file = home.path().join("home/tributary.toml");
-    std::fs::write(file, format!("{config}\n[waku]\nbootstrap = [\"{peer}\"]\n")).unwrap();
+    std::fs::write(file, format!("stop_limit = 600\n[waku]\nbootstrap = [\"{peer}\"]\n")).unwrap();
     let child = tributary(&home.path().join("home"))
         .args(["node", "run"])
         .stdout(Stdio::null())
@@ -214,8 +222,74 @@ fn terminate(child: &Child) {
 }
 
 #[test]
-fn a_second_signal_ends_a_daemon_at_once() {
-    let (_home, _mute, _connection, mut child) = held_up("stop_limit = 600");
+fn a_daemon_that_dials_is_stopped_at_once() {
+    let (_home, _mute, _connection, mut child) = dialing();
+    let begun = Instant::now();
+    terminate(&child);
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(0), "{status}");
+    // Half of the time that the dial would have.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+/// A home whose archive is the database.
+fn postgres_home(config: &str, url: &str) -> TempDir {
+    let home = node_home(&[]);
+    let file = home.path().join("home/tributary.toml");
+    std::fs::write(file, format!("{config}\n[waku]\narchive = \"{url}\"\n")).unwrap();
+    home
+}
+
+/// Takes a lock in the database, until the connection goes.
+async fn lock(url: &str, table: &str, mode: &str) -> PgConnection {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let statement = format!("BEGIN; LOCK TABLE {table} IN {mode} MODE");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+    connection
+}
+
+/// Waits until a statement in the database waits for a lock.
+async fn until_blocked(url: &str) {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let blocked = async {
+        loop {
+            let waiting: i64 = sqlx::query_scalar(
+                "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            )
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+            if waiting > 0 {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, blocked).await.expect("nothing waits for the lock");
+}
+
+/// A daemon that is held up: its archive's retention waits for somebody else's lock.
+async fn held_up(config: &str) -> (TempDir, PgConnection, Child) {
+    let url = postgres::Server::shared().database().await;
+    let home = postgres_home(config, &url);
+    // Makes the tables.
+    let daemon = Daemon::start(&home);
+    daemon.signal("TERM");
+    assert_eq!(daemon.ended().code(), Some(0));
+    let held = lock(&url, "tributary_archive", "EXCLUSIVE").await;
+    let child = tributary(&home.path().join("home"))
+        .args(["node", "run"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    until_blocked(&url).await;
+    (home, held, child)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_daemon_at_once() {
+    let (_home, _held, mut child) = held_up("stop_limit = 600").await;
     // Signals that come before the last one is taken count as one.
     let end = Instant::now() + PATIENCE;
     let status = loop {
@@ -229,14 +303,137 @@ fn a_second_signal_ends_a_daemon_at_once() {
     assert_eq!(status.code(), Some(128 + 15), "{status}");
 }
 
-#[test]
-fn a_daemon_that_does_not_stop_in_time_is_ended() {
-    let (_home, _mute, _connection, child) = held_up("stop_limit = 1");
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_does_not_stop_in_time_is_ended() {
+    let (_home, _held, child) = held_up("stop_limit = 1").await;
     terminate(&child);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(log.contains("TRB-X017"), "{log}");
+    assert!(!log.contains(postgres::PASSWORD) && !log.contains("correct%20horse"), "{log}");
+}
+
+fn topic() -> ContentTopic {
+    "/daemon/1/test/proto".parse().unwrap()
+}
+
+/// A light client of the daemon's network, connected to it.
+async fn client(daemon: &Daemon, sharding: Sharding) -> (NodeHandle, tributary_waku::PeerId) {
+    let config = NodeConfig {
+        relay: false,
+        limits: NodeLimits::shared_address(),
+        ..NodeConfig::new(NodeKey::generate(), ClusterId(42), sharding)
+    };
+    let client = Node::spawn(config).await.unwrap();
+    let peer = client.dial_within(&daemon.address().parse().unwrap(), PATIENCE).await.unwrap();
+    (client, peer)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_postgres_answers_what_it_was_asked_before_it_stops() {
+    let url = postgres::Server::shared().database().await;
+    let home = postgres_home("stop_limit = 600", &url);
+    let mut daemon = Daemon::start(&home);
+    let (client, peer) = client(&daemon, Sharding::Auto { shards: 8 }).await;
+    let kept = WakuMessage::new(topic(), "kept", client.now());
+    let shard = client.pubsub_topic(&topic()).unwrap();
+    let archived = ArchivedMessage { hash: kept.hash(shard), pubsub_topic: shard, message: kept.into() };
+    let archive = tributary_waku::ArchiveLocation::from(url.parse::<tributary_waku::PostgresUrl>().unwrap());
+    archive.open().await.unwrap().insert(std::slice::from_ref(&archived)).await.unwrap();
+
+    let held = lock(&url, "tributary_message", "ACCESS EXCLUSIVE").await;
+    let asked = tokio::spawn({
+        let client = client.clone();
+        async move { client.store_query(peer, &StoreQueryRequest::by_topics(shard, [topic()])).await }
+    });
+    until_blocked(&url).await;
+    daemon.signal("TERM");
+    until("it is stopping", || check(&daemon.json("/ready").1, "running")["ok"] == false);
+    let (_, ready) = daemon.json("/ready");
+    assert_eq!(check(&ready, "archive")["ok"], true, "{ready}");
+    assert!(daemon.child.try_wait().unwrap().is_none(), "a query is at work");
+    // Others are not begun.
+    let refused = client.store_query(peer, &StoreQueryRequest::new()).await.unwrap_err();
+    assert_eq!(refused.code(), "TRB-W302", "{refused}");
+    let metrics = daemon.ask("GET", "/metrics").2;
+    for told in [ready.to_string(), daemon.json("/health").1.to_string(), metrics] {
+        assert!(!told.contains("horse") && !told.contains("postgres"), "{told}");
+    }
+
+    drop(held);
+    let answer = asked.await.unwrap().unwrap();
+    assert_eq!(answer.status, StoreStatus::OK);
+    assert_eq!(answer.messages.iter().map(|entry| entry.hash).collect::<Vec<_>>(), [archived.hash]);
+    assert_eq!(daemon.ended().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_looks_at_a_postgres_archive_and_tells_no_password() {
+    let server = postgres::Server::shared();
+    let url = server.database().await;
+    let name = url.rsplit('/').next().unwrap();
+    for (url, ok) in [(url.clone(), true), (server.url(postgres::USER, "hunter2", name), false)] {
+        let home = postgres_home("", &url);
+        let output = run(tributary(&home.path().join("home")).args(["--json", "--log", "debug", "doctor"]));
+        assert_eq!(output.status.code(), Some(i32::from(!ok)));
+        let checks: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let archive = check(&checks, "archive");
+        assert_eq!(archive["ok"], ok, "{archive}");
+        assert!(archive["detail"].as_str().unwrap().contains(&format!("/{name}")), "{archive}");
+        for told in [output.stdout, output.stderr] {
+            let told = String::from_utf8_lossy(&told).into_owned();
+            assert!(!told.contains("horse") && !told.contains("hunter2"), "{told}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_static_shards_relays_them_and_counts_what_it_publishes() {
+    let homes = [node_home(&["--archive"]), node_home(&[])];
+    let set = |home: &TempDir, more: &str| {
+        let text = format!("[waku]\nstatic_shards = [3, 700]\n{more}\n");
+        std::fs::write(home.path().join("home/tributary.toml"), text).unwrap();
+    };
+    set(&homes[0], "archive = true");
+    let first = Daemon::start(&homes[0]);
+    set(&homes[1], &format!("bootstrap = [\"{}\"]", first.address()));
+    let second = Daemon::start(&homes[1]);
+    let (client, peer) = client(&second, Sharding::Static).await;
+    let shard = PubsubTopic::new(ClusterId(42), ShardIndex::new(700).unwrap());
+    let other = PubsubTopic::new(ClusterId(42), ShardIndex::new(4).unwrap());
+    // Any text is a content topic here.
+    let message = WakuMessage::new(ContentTopic::opaque("not structured"), "x", client.now());
+    let push = async |shard| client.lightpush(peer, &LightPushRequest::new(Some(shard), message.clone())).await;
+    assert!(push(other).await.is_err());
+    let sent = |daemon: &Daemon, outcome: &str, n: u32| {
+        let line = format!("tributary_node_published_messages_total{{outcome=\"{outcome}\"}} {n}");
+        daemon.ask("GET", "/metrics").2.lines().any(|l| l == line)
+    };
+    assert!(sent(&second, "sent", 0));
+    // The second node's mesh forms after it connected.
+    let end = Instant::now() + PATIENCE;
+    while let Err(error) = push(shard).await {
+        assert!(Instant::now() < end, "{error}");
+        tokio::time::sleep(LOOK).await;
+    }
+    assert!(sent(&second, "sent", 1) && sent(&first, "sent", 0));
+    let storing = client.dial_within(&first.address().parse().unwrap(), PATIENCE).await.unwrap();
+    let metadata = client.peers_metadata().await.into_iter().find(|(id, _)| *id == storing).unwrap().1.unwrap();
+    assert_eq!(metadata.shards.iter().map(|shard| shard.get()).collect::<Vec<_>>(), [3, 700]);
+    let query = StoreQueryRequest::by_topics(shard, [message.content_topic.clone()]);
+    let end = Instant::now() + PATIENCE;
+    while client.store_query(storing, &query).await.unwrap().messages.is_empty() {
+        assert!(Instant::now() < end, "the message is not archived");
+        tokio::time::sleep(LOOK).await;
+    }
+
+    // Whatever belongs to the market needs autosharding.
+    let home = homes[1].path().join("home");
+    let refused = run(tributary(&home).args(["--json", "relayer", "run"]));
+    let error: Value = serde_json::from_slice(&refused.stderr).unwrap_or_default();
+    assert_eq!((refused.status.code(), &error["error"]), (Some(2), &Value::from("TRB-X011")), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("waku.static_shards"), "{error}");
 }
 
 #[test]

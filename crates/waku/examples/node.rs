@@ -59,7 +59,7 @@ fn config(settings: &Settings) -> Result<NodeConfig, Box<dyn Error>> {
     }
     config.listen = settings.listen.iter().map(|address| address.parse()).collect::<Result<_, _>>()?;
     config.static_peers = settings.peers.iter().map(|address| address.parse()).collect::<Result<_, _>>()?;
-    config.archive = settings.archive.as_ref().map(ArchiveConfig::new);
+    config.archive = settings.archive.as_ref().map(|file| ArchiveConfig::new(std::path::PathBuf::from(file)));
     config.lightpush = Some(LightPushConfig::default());
     config.filter = Some(FilterConfig::default());
     if let Some(records) = &settings.records {

@@ -33,10 +33,12 @@ mod topics;
 pub use libp2p::{Multiaddr, PeerId, identity::PublicKey, multiaddr};
 pub use prost::bytes::Bytes;
 
+#[cfg(feature = "postgres")]
+pub use crate::archive::{PostgresArchive, PostgresUrl};
 pub use crate::{
     archive::{
-        Archive, ArchiveConfig, ArchiveError, ArchivedMessage, Expired, Page, PageEntry, PageQuery, Retention,
-        Selection, SqliteArchive,
+        Archive, ArchiveConfig, ArchiveError, ArchiveLocation, ArchivedMessage, Expired, Page, PageEntry, PageQuery,
+        Retention, Selection, SqliteArchive,
     },
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     discovery::{DiscoveryConfig, DiscoveryLimits, FoundBy, FoundPeer, FoundPeers},

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tributary_bindings::{DeploymentManifest, IGroth16Verifier, StreamPool};
 use tributary_prover::{Circuit, Prover};
-use tributary_waku::NodeKey;
+use tributary_waku::{ArchiveError, NodeKey};
 use tributary_wallet::WalletFolder;
 
 use crate::{
@@ -45,6 +45,14 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         checks.push(Check { name: "script", result });
     }
     checks.push(Check { name: "relayer", result: relayer(&context.config.relayer).map_err(|error| error.to_string()) });
+    if context.config.waku.archive.is_on() {
+        checks.push(Check { name: "archive", result: archive(context).await });
+    }
+    let provided = &context.config.provider.services;
+    if provided.iter().any(|service| service == "filter") {
+        let result = context.config.check_filter().map(|()| "there is room for all leases".to_owned());
+        checks.push(Check { name: "filter", result: result.map_err(|error| error.to_string()) });
+    }
     if WalletFolder::new(context.home.clone()).seed().exists() {
         pool(context, &mut checks).await;
     } else {
@@ -85,6 +93,16 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         .collect();
     context.format.emit(&lines.join("\n"), &json!({ "checks": values }));
     if failed > 0 { Err(CliError::Unhealthy { failed, checks: checks.len() }) } else { Ok(()) }
+}
+
+/// The message archive: whether it opens, and what is in it. Its tables are made if they aren't there, as the daemon would.
+async fn archive(context: &Context) -> Result<String, String> {
+    let location = context.archive();
+    let failed = |error: ArchiveError| format!("{location}: {error}; check waku.archive");
+    let archive = location.open().await.map_err(failed)?;
+    let messages = archive.count().await.map_err(failed)?;
+    archive.close().await;
+    Ok(format!("{location} has {messages} messages"))
 }
 
 /// Chain, contract, keys and circuits.

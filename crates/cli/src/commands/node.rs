@@ -5,13 +5,14 @@ use std::time::Duration;
 use serde_json::json;
 use tributary_client::{ClientStore, SeenMessage};
 use tributary_waku::{
-    ContentTopic, MAX_PAGE_LIMIT, MessageHash, NodeHandle, NodeKey, StoreQueryRequest, StoreStatus, WakuMessage,
+    ContentTopic, MAX_PAGE_LIMIT, MessageHash, NodeHandle, NodeKey, PubsubTopic, ShardIndex, StoreQueryRequest,
+    StoreStatus, WakuMessage,
 };
 
 use crate::{
     args::{Listen, Publish},
     context::{Context, Serves, shutdown_signal},
-    daemon::{self, Part, Port, announce, close_protocols},
+    daemon::{self, Part, Port, announce},
     error::CliError,
 };
 
@@ -28,18 +29,26 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     let waku = &context.config.waku;
     let serves = Serves {
         others: true,
-        archive: waku.archive,
+        archive: waku.archive.is_on(),
         filter: waku.filter,
         lightpush: waku.lightpush,
         ..Serves::default()
     };
-    let node = context.node(context.node_key()?, serves).await?;
+    let Some(node) = context.daemon_node(serves, &stop).await? else { return Ok(()) };
     let port = daemon::open(context, context.watch(&node, Part::Node, &stop)).await?;
     announce(&node, "node", &port);
     stop.requested().await;
-    close_protocols(&node).await;
+    let cut = node.drain(drain_limit(context.config.stop_limit)).await;
+    if cut > 0 {
+        tracing::warn!(requests = cut, "requests were not answered in time: stop_limit");
+    }
     node.shutdown().await;
     Ok(())
+}
+
+/// What requests at work get of the time to stop, `stop_limit` in seconds: the archive needs some of it, too.
+fn drain_limit(stop_limit: u64) -> Duration {
+    Duration::from_secs(stop_limit).mul_f64(0.75)
 }
 
 /// Publishes messages.
@@ -49,12 +58,15 @@ pub(crate) async fn publish(context: &Context, args: &Publish) -> Result<(), Cli
     }
     let topic: ContentTopic = args.content_topic.parse()?;
     let node = context.node(NodeKey::generate(), Serves::default()).await?;
-    let pubsub = node.pubsub_topic(&topic)?;
+    let pubsub = match args.shard {
+        Some(shard) => PubsubTopic::new(node.cluster(), ShardIndex::new(shard)?),
+        None => node.pubsub_topic(&topic)?,
+    };
     node.wait_for_mesh(pubsub, 1, MESH_LIMIT).await?;
     let mut hashes = Vec::new();
     for payload in &args.payloads {
         let message = WakuMessage::new(topic.clone(), payload.clone().into_bytes(), node.now());
-        hashes.push(node.publish(message).await?.hash);
+        hashes.push(node.publish_to(pubsub, message).await?.hash);
     }
     // A node that stops at once takes what still waits to be sent with it.
     let kept = tokio::time::timeout(ARCHIVE_LIMIT, archived(&node, &hashes)).await.is_ok();

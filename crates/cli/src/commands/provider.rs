@@ -46,6 +46,11 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     if let Some(script) = &settings.policy_script {
         super::doctor::policy_script(script, settings).map_err(|reason| CliError::Input { reason })?;
     }
+    context.config.check_market()?;
+    let sold = Sold::read(&settings.services)?;
+    if sold.filter {
+        context.config.check_filter()?;
+    }
     let ledger = context.ledger("provider-ledger.db").await?;
     let vault = context.vault()?;
     let keys = vault
@@ -55,7 +60,6 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     let circuits: &[Circuit] =
         if settings.claim_every == 0 { &[Circuit::Ticket] } else { &[Circuit::Ticket, Circuit::Claim] };
     let prover = context.prover(circuits)?;
-    let sold = Sold::read(&settings.services)?;
     let serves = Serves {
         others: true,
         archive: sold.store,
@@ -63,7 +67,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         lightpush: sold.lightpush,
         sells: sold.families(),
     };
-    let node = context.node(context.node_key()?, serves).await?;
+    let Some(node) = context.daemon_node(serves, &stop).await? else { return Ok(()) };
 
     let rates = settings
         .rates
@@ -117,7 +121,11 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         services.add(Arc::new(StoreService::new(node.clone(), store).map_err(refused)?)).map_err(refused)?;
     }
     if sold.filter {
-        let filter = FilterServiceConfig::new(topics.clone());
+        let filter = FilterServiceConfig {
+            max_leases: settings.filter_leases,
+            max_free: settings.filter_free,
+            ..FilterServiceConfig::new(topics.clone())
+        };
         services.add(Arc::new(FilterService::new(node.clone(), filter).map_err(refused)?)).map_err(refused)?;
     }
     if sold.lightpush {

@@ -30,6 +30,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     let settings = &context.config.relayer;
     let stop = daemon::stop(context)?;
     super::doctor::relayer(settings)?;
+    context.config.check_market()?;
     let signer = context.signer()?;
     let prover = context.prover(&[Circuit::Insert])?;
     prover.warm(Circuit::Insert)?;
@@ -47,7 +48,8 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         ..EngineConfig::default()
     };
     let engine = Engine::new(context.chain()?, signer, ledger.clone(), prover, store, config, Arc::new(SystemClock));
-    let node = context.node(context.node_key()?, Serves { others: true, ..Serves::default() }).await?;
+    let serves = Serves { others: true, ..Serves::default() };
+    let Some(node) = context.daemon_node(serves, &stop).await? else { return Ok(()) };
     let fee = RelayFee {
         alone: amount("relayer.fee", &settings.fee)?,
         with_insertion: amount("relayer.fee_with_insertion", &settings.fee_with_insertion)?,

@@ -106,6 +106,9 @@ impl Watch {
     /// Whether it can do its work, and what each condition says.
     pub(super) async fn ready(&self) -> (bool, Value) {
         let mut checks = vec![self.running(), self.listening(), self.enough_peers().await];
+        if self.node.archive().is_some() {
+            checks.push(self.archived().await);
+        }
         if let Some(ledger) = self.ledger() {
             checks.push(self.up_to_date(ledger));
         }
@@ -153,6 +156,15 @@ impl Watch {
         Check { name: "peers", result }
     }
 
+    async fn archived(&self) -> Check {
+        let result = match self.archive().await {
+            None => Err("there is no archive".to_owned()),
+            Some(Ok((messages, _))) => Ok(format!("messages: {messages}")),
+            Some(Err(error)) => Err(format!("{error}: check waku.archive")),
+        };
+        Check { name: "archive", result }
+    }
+
     fn up_to_date(&self, ledger: &Ledger) -> Check {
         let most = self.settings.max_behind;
         let result = match ledger.head_time() {
@@ -188,13 +200,13 @@ impl Watch {
     }
 
     /// Messages in the archive, and the bytes that they take.
-    async fn archive(&self) -> Option<(u64, u64)> {
+    async fn archive(&self) -> Option<Result<(u64, u64), String>> {
         let archive = self.node.archive()?;
         let ask = async {
             let failed = |error: tributary_waku::ArchiveError| error.to_string();
             Ok((archive.count().await.map_err(failed)?, archive.used_bytes().await.map_err(failed)?))
         };
-        kept(&self.archive, ask).await.ok()
+        Some(kept(&self.archive, ask).await)
     }
 
     /// All numbers.
@@ -232,12 +244,16 @@ impl Watch {
             let help = "Messages that came in by relay.";
             out.counter_of("tributary_node_relayed_messages", help, &[("outcome", outcome)], n);
         }
+        for (outcome, n) in [("sent", stats.relay_published), ("refused", stats.relay_unpublished)] {
+            let help = "Messages that the node was to send out by relay, its own and those of lightpush clients.";
+            out.counter_of("tributary_node_published_messages", help, &[("outcome", outcome)], n);
+        }
         out.counter("tributary_node_archive_lost", "Messages that could not be archived.", stats.archive_lost);
         let help = "Peers disconnected because they belong to another network.";
         out.counter("tributary_node_incompatible_peers", help, stats.incompatible_peers);
         let help = "Filter pushes that nobody asked for.";
         out.counter("tributary_node_unexpected_pushes", help, stats.unexpected_pushes);
-        if let Some((messages, bytes)) = self.archive().await {
+        if let Some(Ok((messages, bytes))) = self.archive().await {
             out.gauge("tributary_node_archive_messages", "Messages in the archive.", messages);
             out.gauge("tributary_node_archive_bytes", "Bytes of the archive in use.", bytes);
         }

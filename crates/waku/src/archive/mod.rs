@@ -1,13 +1,23 @@
-//! Where a node keeps messages for Store: SQLite, indexed for every Store query, with retention by time, count and
-//! size.
+//! Where a node keeps messages for Store: SQLite or PostgreSQL, indexed for every Store query, with retention by time,
+//! count and size.
 
+#[cfg(feature = "postgres")]
+mod postgres;
+mod query;
 mod sqlite;
 mod writer;
 
-use std::{fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Debug},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 
+#[cfg(feature = "postgres")]
+pub use self::postgres::{PostgresArchive, PostgresUrl};
 pub use self::sqlite::SqliteArchive;
 pub(crate) use self::writer::{ArchiveWriter, Enqueued};
 use crate::{
@@ -19,8 +29,8 @@ use crate::{
 /// What to archive and for how long.
 #[derive(Clone, Debug)]
 pub struct ArchiveConfig {
-    /// The SQLite file; made if it isn't there.
-    pub path: PathBuf,
+    /// The database.
+    pub location: ArchiveLocation,
     /// What is deleted, and when.
     pub retention: Retention,
     /// Time between two looks at the retention.
@@ -28,10 +38,65 @@ pub struct ArchiveConfig {
 }
 
 impl ArchiveConfig {
-    /// The archive at `path` with the default retention, enforced every minute.
+    /// The archive at `location` (a path means a SQLite file) with the default retention, enforced every minute.
     #[must_use]
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), retention: Retention::default(), retention_interval: Duration::from_secs(60) }
+    pub fn new(location: impl Into<ArchiveLocation>) -> Self {
+        let location = location.into();
+        Self { location, retention: Retention::default(), retention_interval: Duration::from_secs(60) }
+    }
+}
+
+/// Where an archive is. Shown without any password.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ArchiveLocation {
+    /// A SQLite file; made if it isn't there.
+    Sqlite(PathBuf),
+    /// A database of a PostgreSQL server; the tables are made if they aren't there. Several nodes may share it.
+    #[cfg(feature = "postgres")]
+    Postgres(PostgresUrl),
+}
+
+impl ArchiveLocation {
+    /// Opens the archive, or makes it.
+    ///
+    /// # Errors
+    /// [`ArchiveError::Database`], [`ArchiveError::Migration`].
+    pub async fn open(&self) -> Result<Arc<dyn Archive>, ArchiveError> {
+        match self {
+            Self::Sqlite(path) => Ok(Arc::new(SqliteArchive::open(path).await?)),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(url) => Ok(Arc::new(PostgresArchive::open(url).await?)),
+        }
+    }
+}
+
+impl From<PathBuf> for ArchiveLocation {
+    fn from(path: PathBuf) -> Self {
+        Self::Sqlite(path)
+    }
+}
+
+impl From<&PathBuf> for ArchiveLocation {
+    fn from(path: &PathBuf) -> Self {
+        Self::Sqlite(path.clone())
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl From<PostgresUrl> for ArchiveLocation {
+    fn from(url: PostgresUrl) -> Self {
+        Self::Postgres(url)
+    }
+}
+
+impl fmt::Display for ArchiveLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => fmt::Display::fmt(&path.display(), f),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(url) => fmt::Display::fmt(url, f),
+        }
     }
 }
 
@@ -44,7 +109,7 @@ pub struct Retention {
     pub max_age: Option<Duration>,
     /// Messages kept.
     pub max_messages: Option<u64>,
-    /// Bytes of the database that are in use.
+    /// Bytes in use: of a SQLite file its pages, of a PostgreSQL database what the messages and their index entries take.
     pub max_bytes: Option<u64>,
 }
 
@@ -157,7 +222,7 @@ pub trait Archive: Debug + Send + Sync + 'static {
     /// [`ArchiveError::Database`].
     async fn count(&self) -> Result<u64, ArchiveError>;
 
-    /// Bytes of the database that are in use.
+    /// Bytes in use, as [`Retention::max_bytes`] counts them.
     ///
     /// # Errors
     /// [`ArchiveError::Database`].
@@ -181,10 +246,10 @@ pub enum ArchiveError {
     #[error("the message archive failed: {0}")]
     Database(#[from] sqlx::Error),
     /// The database was made by another version of this software.
-    #[error("the message archive {path} can't be migrated: {reason}")]
+    #[error("the message archive {archive} can't be migrated: {reason}")]
     Migration {
-        /// Its path.
-        path: String,
+        /// Where it is.
+        archive: String,
         /// Why.
         reason: String,
     },
@@ -193,6 +258,12 @@ pub enum ArchiveError {
     Corrupt {
         /// Its hash, as far as readable.
         hash: String,
+    },
+    /// Not the URL of a PostgreSQL database.
+    #[error("the archive's URL is no postgres://user:password@host:port/database: {reason}")]
+    Url {
+        /// What is wrong; nothing of the URL itself, which may hold a password.
+        reason: String,
     },
     /// The cursor's message is not there (any more).
     #[error("the cursor {cursor} is not in the archive")]
@@ -203,6 +274,19 @@ pub enum ArchiveError {
 }
 
 impl ArchiveError {
+    /// Whether the database is only away, e.g. restarting: the same may succeed soon.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Database(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => true,
+            // PostgreSQL's classes: connection, operator intervention, too many connections, deadlock or serialization.
+            Self::Database(sqlx::Error::Database(e)) => e.code().is_some_and(|code| {
+                code.len() == 5 && ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
+            }),
+            _ => false,
+        }
+    }
+
     /// Stable code of this error.
     #[must_use]
     pub const fn code(&self) -> &'static str {
@@ -211,6 +295,7 @@ impl ArchiveError {
             Self::Migration { .. } => "TRB-W402",
             Self::Corrupt { .. } => "TRB-W403",
             Self::UnknownCursor { .. } => "TRB-W404",
+            Self::Url { .. } => "TRB-W405",
         }
     }
 }

@@ -2,10 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -17,11 +14,14 @@ use sqlx::{
     },
 };
 
-use super::{Archive, ArchiveError, ArchivedMessage, Expired, Page, PageEntry, PageQuery, Retention, Selection};
+use super::{
+    Archive, ArchiveError, ArchivedMessage, Expired, Page, PageEntry, PageQuery, Retention,
+    query::{Dialect, entry, page, page_statement},
+};
 use crate::{
     clock::Timestamp,
-    message::{MessageHash, WakuMessage},
-    topics::PubsubTopic,
+    message::MessageHash,
+    topics::{ContentTopic, PubsubTopic},
 };
 
 /// Version of the schema, in SQLite's `user_version`.
@@ -83,7 +83,7 @@ impl SqliteArchive {
             SCHEMA_VERSION => {}
             newer => {
                 return Err(ArchiveError::Migration {
-                    path: path.display().to_string(),
+                    archive: path.display().to_string(),
                     reason: format!("its schema has version {newer}, this software knows up to {SCHEMA_VERSION}"),
                 });
             }
@@ -132,101 +132,26 @@ impl SqliteArchive {
     }
 }
 
-/// Appends the conditions of cursor and direction, the order and the limit.
-fn push_window(builder: &mut QueryBuilder<Sqlite>, query: &PageQuery, cursor: Option<(i64, MessageHash)>, limit: i64) {
-    if let Some((timestamp, hash)) = cursor {
-        let comparison = if query.forward { " AND (timestamp, hash) > (" } else { " AND (timestamp, hash) < (" };
-        builder.push(comparison).push_bind(timestamp).push(", ").push_bind(hash.as_bytes().to_vec()).push(")");
-    }
-    builder
-        .push(if query.forward {
-            " ORDER BY timestamp, hash LIMIT "
-        } else {
-            " ORDER BY timestamp DESC, hash DESC LIMIT "
-        })
-        .push_bind(limit);
-}
+impl Dialect for Sqlite {
+    const TABLE: &'static str = "message";
 
-/// The statement of a page. Each content topic is its own walk along the index, so that the cost of a page doesn't
-/// grow with the archive; the walks are merged, and only the winners' bodies are read.
-fn page_statement(query: &PageQuery, cursor: Option<(i64, MessageHash)>) -> QueryBuilder<Sqlite> {
-    let limit = i64::from(query.limit) + 1;
-    let mut builder = QueryBuilder::new("SELECT m.timestamp AS timestamp, m.hash AS hash");
-    if query.include_data {
-        builder.push(", m.pubsub_topic AS pubsub_topic, m.body AS body");
+    fn push_integer(builder: &mut QueryBuilder<Self>, value: i64) {
+        builder.push_bind(value);
     }
-    builder.push(" FROM (");
-    match &query.selection {
-        Selection::Content { topics, time_start, time_end } => {
-            let walks = match topics {
-                Some((pubsub, topics)) => {
-                    let mut topics: Vec<_> = topics.iter().collect();
-                    topics.sort();
-                    topics.dedup();
-                    topics.into_iter().map(|topic| Some((pubsub.to_string(), topic.as_str().to_owned()))).collect()
-                }
-                None => vec![None],
-            };
-            for (index, walk) in walks.into_iter().enumerate() {
-                builder.push(if index == 0 {
-                    "SELECT * FROM (SELECT id, timestamp, hash FROM message WHERE "
-                } else {
-                    " UNION ALL SELECT * FROM (SELECT id, timestamp, hash FROM message WHERE "
-                });
-                match walk {
-                    Some((pubsub, content)) => {
-                        builder.push("pubsub_topic = ").push_bind(pubsub);
-                        builder.push(" AND content_topic = ").push_bind(content);
-                    }
-                    None => {
-                        builder.push("TRUE");
-                    }
-                }
-                if let Some(start) = time_start {
-                    builder.push(" AND timestamp >= ").push_bind(start.as_nanos());
-                }
-                if let Some(end) = time_end {
-                    builder.push(" AND timestamp <= ").push_bind(end.as_nanos());
-                }
-                push_window(&mut builder, query, cursor, limit);
-                builder.push(")");
-            }
-        }
-        Selection::Hashes(hashes) => {
-            builder.push("SELECT id, timestamp, hash FROM message WHERE hash IN (");
-            let mut list = builder.separated(", ");
-            for hash in hashes {
-                list.push_bind(hash.as_bytes().to_vec());
-            }
-            builder.push(")");
-            push_window(&mut builder, query, cursor, limit);
-        }
+
+    fn push_bytes(builder: &mut QueryBuilder<Self>, value: Vec<u8>) {
+        builder.push_bind(value);
     }
-    builder.push(") AS k JOIN message AS m ON m.id = k.id");
-    builder
-        .push(if query.forward {
-            " ORDER BY k.timestamp, k.hash LIMIT "
-        } else {
-            " ORDER BY k.timestamp DESC, k.hash DESC LIMIT "
-        })
-        .push_bind(limit);
-    builder
+
+    fn push_topic(builder: &mut QueryBuilder<Self>, pubsub: PubsubTopic, content: &ContentTopic) {
+        builder.push("pubsub_topic = ").push_bind(pubsub.to_string());
+        builder.push(" AND content_topic = ").push_bind(content.as_str().to_owned());
+    }
 }
 
 fn decode(row: &SqliteRow, include_data: bool) -> Result<PageEntry, ArchiveError> {
-    let raw: Vec<u8> = row.try_get("hash")?;
-    let corrupt = || ArchiveError::Corrupt { hash: hex::encode(&raw) };
-    let hash = MessageHash::try_from(raw.as_slice()).map_err(|_| corrupt())?;
-    let data = if include_data {
-        let topic: &str = row.try_get("pubsub_topic")?;
-        let topic: PubsubTopic = topic.parse().map_err(|_| corrupt())?;
-        let body: &[u8] = row.try_get("body")?;
-        let message = WakuMessage::decode(body).map_err(|_| corrupt())?;
-        Some((topic, Arc::new(message)))
-    } else {
-        None
-    };
-    Ok(PageEntry { hash, data })
+    let data = if include_data { Some((row.try_get("pubsub_topic")?, row.try_get("body")?)) } else { None };
+    entry(row.try_get("hash")?, data)
 }
 
 #[async_trait]
@@ -258,15 +183,8 @@ impl Archive for SqliteArchive {
             Some(cursor) => Some((self.cursor_time(cursor).await?, cursor)),
             None => None,
         };
-        let mut rows = page_statement(query, cursor).build().fetch_all(&self.readers).await?;
-        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        let mut entries = rows.iter().map(|row| decode(row, query.include_data)).collect::<Result<Vec<_>, _>>()?;
-        if !query.forward {
-            entries.reverse();
-        }
-        Ok(Page { entries, more })
+        let rows = page_statement::<Sqlite>(query, cursor).build().fetch_all(&self.readers).await?;
+        page(query, rows, decode)
     }
 
     async fn contains(&self, hash: MessageHash) -> Result<bool, ArchiveError> {
@@ -334,7 +252,7 @@ mod tests {
     use sqlx::{Execute as _, Row as _};
 
     use super::*;
-    use crate::topics::ContentTopic;
+    use crate::archive::Selection;
 
     /// The plan of every kind of page: no table is scanned, and no walk along an index is sorted afterwards.
     #[tokio::test]
@@ -364,7 +282,7 @@ mod tests {
                         limit: 100,
                         include_data: true,
                     };
-                    let mut statement = page_statement(&query, cursor);
+                    let mut statement = page_statement::<Sqlite>(&query, cursor);
                     let sql = format!("EXPLAIN QUERY PLAN {}", statement.sql().as_str());
                     let arguments = statement.build().take_arguments().unwrap().unwrap_or_default();
                     let plan = sqlx::query_with(sqlx::AssertSqlSafe(sql), arguments)

@@ -1,13 +1,20 @@
 //! The queue between relay and archive: relay never waits for the disk, and one transaction takes many messages.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
 
-use super::{Archive, ArchivedMessage};
+use super::{Archive, ArchiveError, ArchivedMessage};
 
 /// Messages that may wait.
 const MAX_QUEUED: usize = 8192;
@@ -17,6 +24,12 @@ const MAX_QUEUED_BYTES: usize = 64 << 20;
 
 /// Messages in one transaction.
 const MAX_BATCH: usize = 256;
+
+/// How long a batch is tried again while the database is away. Meanwhile messages queue.
+const RETRY_LIMIT: Duration = Duration::from_secs(60);
+
+/// First and longest pause between two tries.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 enum Job {
     Keep(ArchivedMessage),
@@ -43,11 +56,12 @@ pub(crate) enum Enqueued {
 }
 
 impl ArchiveWriter {
-    /// Starts the writing task; it ends when all writers are dropped and the queue is empty.
-    pub(crate) fn start(archive: Arc<dyn Archive>) -> (Self, tokio::task::JoinHandle<()>) {
+    /// Starts the writing task; it ends when all writers are dropped and the queue is empty. From `shutdown` on nothing is
+    /// tried again.
+    pub(crate) fn start(archive: Arc<dyn Archive>, shutdown: CancellationToken) -> (Self, tokio::task::JoinHandle<()>) {
         let (jobs, receiver) = mpsc::channel(MAX_QUEUED);
         let state = Arc::<State>::default();
-        let task = tokio::spawn(run(archive, receiver, state.clone()));
+        let task = tokio::spawn(run(archive, receiver, state.clone(), shutdown));
         (Self { jobs, state }, task)
     }
 
@@ -80,7 +94,30 @@ fn size(message: &ArchivedMessage) -> usize {
     message.message.payload.len() + message.message.content_topic.as_str().len() + 256
 }
 
-async fn run(archive: Arc<dyn Archive>, mut jobs: mpsc::Receiver<Job>, state: Arc<State>) {
+/// Keeps a batch, again and again while the database is only away.
+async fn keep(
+    archive: &dyn Archive,
+    batch: &[ArchivedMessage],
+    shutdown: &CancellationToken,
+) -> Result<u64, ArchiveError> {
+    let begun = Instant::now();
+    let mut pause = RETRY_PAUSE.0;
+    loop {
+        match archive.insert(batch).await {
+            Err(e) if e.is_transient() && begun.elapsed() < RETRY_LIMIT && !shutdown.is_cancelled() => {
+                tracing::warn!(code = e.code(), error = %e, messages = batch.len(), "the archive is tried again");
+            }
+            result => return result,
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = shutdown.cancelled() => {}
+        }
+        pause = (pause * 2).min(RETRY_PAUSE.1);
+    }
+}
+
+async fn run(archive: Arc<dyn Archive>, mut jobs: mpsc::Receiver<Job>, state: Arc<State>, shutdown: CancellationToken) {
     let mut received = Vec::with_capacity(MAX_BATCH);
     while jobs.recv_many(&mut received, MAX_BATCH).await > 0 {
         let mut batch = Vec::with_capacity(received.len());
@@ -92,7 +129,7 @@ async fn run(archive: Arc<dyn Archive>, mut jobs: mpsc::Receiver<Job>, state: Ar
             }
         }
         if !batch.is_empty() {
-            if let Err(e) = archive.insert(&batch).await {
+            if let Err(e) = keep(archive.as_ref(), &batch, &shutdown).await {
                 state.lost.fetch_add(batch.len() as u64, Ordering::Relaxed);
                 tracing::error!(code = e.code(), error = %e, messages = batch.len(), "messages were not archived");
             }

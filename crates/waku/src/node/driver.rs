@@ -41,7 +41,7 @@ use super::{
     WeakNodeHandle, connections::PerAddress, exchange,
 };
 use crate::{
-    archive::{Archive, ArchiveConfig, ArchiveWriter, ArchivedMessage, Enqueued, SqliteArchive},
+    archive::{Archive, ArchiveConfig, ArchiveWriter, ArchivedMessage, Enqueued},
     clock::Clock,
     discovery::{self, Discovery, DiscoveryConfig},
     error::{DialError, NodeError, PublishError, RequestError},
@@ -83,6 +83,9 @@ const MAX_NEGOTIATING_STREAMS: usize = 64;
 
 /// How long a connection without streams and without relay is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// Time for all connections to close when the node stops.
+const DISCONNECT_LIMIT: Duration = Duration::from_secs(1);
 
 /// Waits, and dials, that may be open at the same time.
 const MAX_WAITERS: usize = 1024;
@@ -502,9 +505,9 @@ async fn open_archive(
     shutdown: &CancellationToken,
     tasks: &mut Vec<JoinHandle<()>>,
 ) -> Result<(Arc<dyn Archive>, ArchiveWriter), NodeError> {
-    let archive: Arc<dyn Archive> = Arc::new(SqliteArchive::open(&config.path).await?);
+    let archive = config.location.open().await?;
     // The writing task ends when the last handle is gone, so nobody waits for it here.
-    let (writer, _) = ArchiveWriter::start(archive.clone());
+    let (writer, _) = ArchiveWriter::start(archive.clone(), shutdown.clone());
     let (config, clock, shutdown) = (config.clone(), clock.clone(), shutdown.clone());
     let expiring = archive.clone();
     tasks.push(tokio::spawn(async move {
@@ -616,7 +619,8 @@ impl Driver {
         }
     }
 
-    async fn stop(self) {
+    async fn stop(mut self) {
+        self.disconnect().await;
         self.shutdown.cancel();
         self.subscribers.close();
         self.filter_client.close();
@@ -635,6 +639,21 @@ impl Driver {
             archive.close().await;
         }
         self.stopped.cancel();
+    }
+
+    /// Closes the connections one by one, so that what was written to them leaves.
+    async fn disconnect(&mut self) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let closed = async {
+            while self.swarm.connected_peers().next().is_some() {
+                let event = self.swarm.select_next_some().await;
+                self.on_event(event);
+            }
+        };
+        let _ = timeout(DISCONNECT_LIMIT, closed).await;
     }
 
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -708,7 +727,11 @@ impl Driver {
                 }
             }
             Command::Publish { topic, message, reply } => {
-                let _ = reply.send(self.publish(topic, message));
+                let published = self.publish(topic, message);
+                if published.is_err() {
+                    self.counters.relay_unpublished.fetch_add(1, Ordering::Relaxed);
+                }
+                let _ = reply.send(published);
             }
             Command::Open { peer, open } => self.swarm.behaviour_mut().rpc.open(peer, open),
             Command::ProtocolsChanged => self.swarm.behaviour_mut().rpc.protocols_changed(),
@@ -939,6 +962,7 @@ impl Driver {
             }
             _ => PublishError::NoPeers { topic },
         })?;
+        self.counters.relay_published.fetch_add(1, Ordering::Relaxed);
         self.seen.insert(hash, self.clock.monotonic());
         self.deliver(topic, hash, message);
         Ok(Published { pubsub_topic: topic, hash, relay_peers })

@@ -97,6 +97,11 @@ pub struct NodeStats {
     pub relay_rejected: u64,
     /// Messages relayed to the node that were neither accepted nor held against their bearer.
     pub relay_ignored: u64,
+    /// Messages that the node published by relay, its own and those of lightpush clients; messages of others that it passes on
+    /// are the accepted ones.
+    pub relay_published: u64,
+    /// Messages that it could not publish: nobody to send them to, seen already, or queues full.
+    pub relay_unpublished: u64,
     /// Messages that were not archived, because the queue was full or the database failed.
     pub archive_lost: u64,
     /// Peers that were disconnected because of their metadata.
@@ -110,6 +115,8 @@ struct Counters {
     relay_accepted: AtomicU64,
     relay_rejected: AtomicU64,
     relay_ignored: AtomicU64,
+    relay_published: AtomicU64,
+    relay_unpublished: AtomicU64,
     incompatible_peers: AtomicU64,
 }
 
@@ -628,10 +635,21 @@ impl NodeHandle {
             relay_accepted: read(&self.shared.counters.relay_accepted),
             relay_rejected: read(&self.shared.counters.relay_rejected),
             relay_ignored: read(&self.shared.counters.relay_ignored),
+            relay_published: read(&self.shared.counters.relay_published),
+            relay_unpublished: read(&self.shared.counters.relay_unpublished),
             archive_lost: self.shared.writer.as_ref().map_or(0, ArchiveWriter::lost),
             incompatible_peers: read(&self.shared.counters.incompatible_peers),
             unexpected_pushes: self.shared.filter_client.unexpected(),
         }
+    }
+
+    /// Takes no more requests of any protocol, and waits until those that were read are answered, `limit` at most. Returns how
+    /// many are still at work then; a shutdown cuts them.
+    pub async fn drain(&self, limit: Duration) -> usize {
+        self.shared.registry.clear();
+        let _ = self.send(Command::ProtocolsChanged).await;
+        let _ = timeout(limit, self.shared.registry.idle()).await;
+        self.shared.registry.at_work()
     }
 
     /// Closes all connections, ends all subscriptions, writes what waits for the archive, and closes it. Later calls

@@ -13,7 +13,7 @@ use std::{
 use futures::AsyncWriteExt as _;
 use libp2p::{PeerId, Stream, StreamProtocol};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,8 @@ pub(crate) struct Registry {
     max_streams_per_peer: usize,
     endpoints: RwLock<Endpoints>,
     streams: Arc<StreamCounts>,
+    /// Requests that were read and aren't answered.
+    at_work: watch::Sender<usize>,
     shutdown: CancellationToken,
 }
 
@@ -53,7 +55,24 @@ struct Endpoint {
     rates: KeyedLimiter<PeerId>,
     concurrent: Arc<Semaphore>,
     streams: Arc<StreamCounts>,
+    at_work: watch::Sender<usize>,
     stats: Stats,
+}
+
+/// Counts a request as long as it is at work.
+struct AtWork<'a>(&'a watch::Sender<usize>);
+
+impl<'a> AtWork<'a> {
+    fn new(requests: &'a watch::Sender<usize>) -> Self {
+        requests.send_modify(|n| *n += 1);
+        Self(requests)
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
+    }
 }
 
 #[derive(Default)]
@@ -118,6 +137,7 @@ impl Registry {
             max_streams_per_peer,
             endpoints: RwLock::new(Endpoints { by_protocol: HashMap::new(), protocols: Arc::new([]) }),
             streams: Arc::default(),
+            at_work: watch::Sender::new(0),
             shutdown,
         }
     }
@@ -135,6 +155,7 @@ impl Registry {
             rates: KeyedLimiter::new(limits.rate_per_peer, limits.rate_total, MAX_RATED_PEERS, now),
             concurrent: Arc::new(Semaphore::new(limits.max_concurrent)),
             streams: Arc::default(),
+            at_work: self.at_work.clone(),
             stats: Stats::default(),
         };
         endpoints.by_protocol.insert(protocol, Arc::new(endpoint));
@@ -176,6 +197,17 @@ impl Registry {
         let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
         endpoints.by_protocol.clear();
         endpoints.protocols = Arc::new([]);
+    }
+
+    /// Waits until no request is at work.
+    pub(crate) async fn idle(&self) {
+        // The sender is here, so it isn't gone.
+        let _ = self.at_work.subscribe().wait_for(|requests| *requests == 0).await;
+    }
+
+    /// Requests at work.
+    pub(crate) fn at_work(&self) -> usize {
+        *self.at_work.borrow()
     }
 
     /// Takes an inbound stream whose protocol was negotiated: admits it and starts its task, or refuses it.
@@ -249,6 +281,7 @@ impl Endpoint {
             }
             Ok(Err(FrameError::Io(_))) | Err(_) => return count(&self.stats.broken),
         };
+        let _at_work = AtWork::new(&self.at_work);
         let response = match timeout(limits.handler_timeout, handler.handle(peer, request)).await {
             Ok(Some(response)) => response,
             Ok(None) => return count(&self.stats.unanswered),

@@ -70,6 +70,49 @@ async fn three_nodes_find_each_other_and_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nodes_find_each_other_over_ipv6() {
+    let clock = clock();
+    let of = async |bootstrap| {
+        let discovery = DiscoveryConfig { listen: Some("[::1]:0".parse().unwrap()), ..discovery(bootstrap) };
+        let listen = vec!["/ip6/::1/tcp/0".parse().unwrap()];
+        Node::spawn(NodeConfig { listen, discovery: Some(discovery), ..config(&clock) }).await.unwrap()
+    };
+    let a = of(vec![]).await;
+    let b = of(vec![record(&a)]).await;
+    let c = of(vec![record(&a)]).await;
+    assert!(record(&a).udp()[0].is_ipv6() && record(&a).addresses() == [address(&a)], "{:?}", record(&a));
+    found(&b, &c, FoundBy::Discv5).await;
+    found(&c, &b, FoundBy::Discv5).await;
+    b.wait_for_peer(c.peer_id(), PATIENCE).await.unwrap();
+}
+
+/// A node behind an address that it doesn't know puts into its record what others see, once enough of them agree.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_learns_its_address_from_others() {
+    /// More than what discv5 takes for enough, which is 10; the first is known from the start, and asked for its vote much later.
+    const VOTERS: usize = 15;
+    let clock = clock();
+    let first = finder(&clock, vec![]).await;
+    let mut voters = Vec::new();
+    for _ in 0..VOTERS {
+        voters.push(finder(&clock, vec![record(&first)]).await);
+    }
+    for voter in &voters {
+        found(&first, voter, FoundBy::Discv5).await;
+    }
+    let discovery = DiscoveryConfig { listen: Some("0.0.0.0:0".parse().unwrap()), ..discovery(vec![record(&first)]) };
+    let node = Node::spawn(NodeConfig { listen: vec![], discovery: Some(discovery), ..config(&clock) }).await.unwrap();
+    assert_eq!(record(&node).udp(), []);
+    within("the votes", async {
+        while record(&node).udp().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(record(&node).udp()[0].ip(), std::net::Ipv4Addr::LOCALHOST);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nodes_of_other_networks_are_not_found() {
     let clock = clock();
     let a = finder(&clock, vec![]).await;

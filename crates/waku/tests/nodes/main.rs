@@ -5,6 +5,8 @@ mod discovery;
 mod filter;
 mod lightpush;
 mod peers;
+#[path = "../support/postgres.rs"]
+mod postgres;
 mod raw;
 mod relay;
 mod requests;

@@ -298,3 +298,32 @@ async fn half_frames_and_bad_prefixes() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_node_answers_what_it_has_read() {
+    let clock = clock();
+    let (a, b) = (node(&clock).await, node(&clock).await);
+    connect(&a, &b).await;
+    let held = Held::new();
+    b.serve(ECHO, unlimited(), held.clone()).await.unwrap();
+    let (peer, limits) = (b.peer_id(), RequestLimits::default());
+    let asked = tokio::spawn({
+        let a = a.clone();
+        async move { a.request(peer, ECHO, "late", limits).await }
+    });
+    held.wait_for_started(1).await;
+    // The time is over before the answer is there.
+    assert_eq!(b.drain(Duration::ZERO).await, 1);
+    let refused = a.request(peer, ECHO, "later", limits).await;
+    assert_eq!(refused, Err(RequestError::UnsupportedProtocol { peer, protocol: ECHO.to_owned() }));
+    let drained = tokio::spawn({
+        let b = b.clone();
+        async move { b.drain(PATIENCE).await }
+    });
+    held.gate.add_permits(1);
+    assert_eq!(within("the drain", drained).await.unwrap(), 0);
+    // The node goes at once; the answer left before.
+    b.shutdown().await;
+    assert_eq!(within("the answer", asked).await.unwrap().unwrap(), "late");
+    assert_eq!(held.started.load(Ordering::SeqCst), 1);
+}

@@ -10,44 +10,108 @@ use async_trait::async_trait;
 use prost::Message as _;
 use tempfile::TempDir;
 use tributary_waku::{
-    Archive, ArchiveConfig, ArchiveError, ArchivedMessage, Bytes, ContentTopic, EligibilityStatus, Expired, GatedQuery,
-    MessageHash, Node, NodeConfig, NodeHandle, PageQuery, PeerId, PubsubTopic, RequestHandler, Retention,
-    STORE_PROTOCOL, Selection, ServeLimits, SqliteArchive, StoreConfig, StoreEntry, StoreError, StoreGate,
-    StoreOutcome, StoreQueryRequest, StoreQueryResponse, StoreStatus, StoreVerdict, Timestamp, WakuMessage,
+    Archive, ArchiveConfig, ArchiveError, ArchiveLocation, ArchivedMessage, Bytes, ContentTopic, EligibilityStatus,
+    Expired, FilterConfig, FilterError, GatedQuery, LightPushConfig, LightPushRequest, MessageHash, Node, NodeConfig,
+    NodeHandle, PageQuery, PeerId, PostgresUrl, PubsubTopic, RequestHandler, Retention, STORE_PROTOCOL, Selection,
+    ServeLimits, ShardIndex, Sharding, SqliteArchive, StoreConfig, StoreEntry, StoreError, StoreGate, StoreOutcome,
+    StoreQueryRequest, StoreQueryResponse, StoreStatus, StoreVerdict, Timestamp, WakuMessage,
     proto::{self, store::v3 as wire},
     request_bytes_without_proof,
 };
 
 use crate::{
-    common::{NOW, PATIENCE, address, burst, clock, config, connect, message, node, shard, topic, unlimited, within},
+    common::{
+        CLUSTER, NOW, PATIENCE, address, burst, clock, config, connect, message, node, shard, topic, unlimited, within,
+    },
+    postgres,
     raw::RawPeer,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-struct Server {
-    node: NodeHandle,
-    client: NodeHandle,
+/// The kinds of archive. What a node stores and answers doesn't depend on it.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+/// An archive's place.
+struct Place {
+    archive: ArchiveConfig,
     _dir: TempDir,
 }
 
-/// A node with an archive, and a client connected to it.
-async fn server(gate: Option<Arc<dyn StoreGate>>) -> Server {
-    server_with(StoreConfig { gate, limits: StoreConfig::default().limits }).await
+impl Kind {
+    /// A place where no archive is yet.
+    async fn place(self) -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = match self {
+            Self::Sqlite => ArchiveConfig::new(dir.path().join("archive.sqlite")),
+            Self::Postgres => {
+                ArchiveConfig::new(postgres::Server::shared().database().await.parse::<PostgresUrl>().unwrap())
+            }
+        };
+        Place { archive, _dir: dir }
+    }
 }
 
-async fn server_with(store: StoreConfig) -> Server {
-    let dir = tempfile::tempdir().unwrap();
+/// Makes tests of each function, one with each kind of archive.
+macro_rules! with_each_archive {
+    ($($(#[$attribute:meta])* $test:ident,)*) => {
+        mod in_sqlite {
+            $($(#[$attribute])* #[tokio::test(flavor = "multi_thread")]
+            async fn $test() { super::$test(super::Kind::Sqlite).await; })*
+        }
+        mod in_postgres {
+            $($(#[$attribute])* #[tokio::test(flavor = "multi_thread")]
+            async fn $test() { super::$test(super::Kind::Postgres).await; })*
+        }
+    };
+}
+
+with_each_archive! {
+    relayed_messages_can_be_queried,
+    every_option_answers_as_specified,
+    random_queries_agree_with_the_specification,
+    pages_cover_everything_once_in_both_directions,
+    hashes_are_found_with_a_shard_beside_them,
+    malformed_queries_are_refused_with_a_reason,
+    too_many_and_too_large_queries,
+    pages_are_shortened_to_what_may_be_sent,
+    the_gate_decides_before_the_archive_is_read,
+    retention_deletes_the_oldest,
+    a_node_enforces_its_retention,
+    a_restart_keeps_the_archive,
+    any_content_topic_is_kept_and_found,
+    static_shards_are_relayed_pushed_and_stored,
+    #[ignore = "takes minutes"]
+    a_million_messages_are_paged_quickly,
+}
+
+struct Server {
+    node: NodeHandle,
+    client: NodeHandle,
+    _place: Place,
+}
+
+/// A node with an archive, and a client connected to it.
+async fn server(kind: Kind, gate: Option<Arc<dyn StoreGate>>) -> Server {
+    server_with(kind, StoreConfig { gate, limits: StoreConfig::default().limits }).await
+}
+
+async fn server_with(kind: Kind, store: StoreConfig) -> Server {
+    let place = kind.place().await;
     let clock = clock();
     let setup = NodeConfig {
-        archive: Some(ArchiveConfig::new(dir.path().join("archive.sqlite"))),
+        archive: Some(place.archive.clone()),
         store: Some(StoreConfig { limits: without_rates(store.limits), ..store }),
         ..config(&clock)
     };
     let node = Node::spawn(setup).await.unwrap();
     let client = Node::spawn(NodeConfig { relay: false, listen: vec![], ..config(&clock) }).await.unwrap();
     connect(&client, &node).await;
-    Server { node, client, _dir: dir }
+    Server { node, client, _place: place }
 }
 
 fn without_rates(limits: ServeLimits) -> ServeLimits {
@@ -126,11 +190,10 @@ fn expected(history: &[ArchivedMessage], request: &StoreQueryRequest) -> (Vec<Me
     (hashes.clone(), edge.copied().filter(|_| more))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn relayed_messages_can_be_queried() {
-    let dir = tempfile::tempdir().unwrap();
+async fn relayed_messages_can_be_queried(kind: Kind) {
+    let place = kind.place().await;
     let clock = clock();
-    let setup = NodeConfig { archive: Some(ArchiveConfig::new(dir.path().join("archive.sqlite"))), ..config(&clock) };
+    let setup = NodeConfig { archive: Some(place.archive.clone()), ..config(&clock) };
     let store = Node::spawn(setup).await.unwrap();
     let publisher = node(&clock).await;
     connect(&publisher, &store).await;
@@ -165,9 +228,8 @@ async fn relayed_messages_can_be_queried() {
     assert_eq!(error.code(), "TRB-W302");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_option_answers_as_specified() {
-    let server = server(None).await;
+async fn every_option_answers_as_specified(kind: Kind) {
+    let server = server(kind, None).await;
     let history = history(250);
     server.keep(&history).await;
     let at = |s: u32| Some(NOW.saturating_add(SECOND * s));
@@ -228,9 +290,8 @@ async fn every_option_answers_as_specified() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn random_queries_agree_with_the_specification() {
-    let server = server(None).await;
+async fn random_queries_agree_with_the_specification(kind: Kind) {
+    let server = server(kind, None).await;
     let history = history(120);
     server.keep(&history).await;
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
@@ -269,9 +330,8 @@ async fn random_queries_agree_with_the_specification() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pages_cover_everything_once_in_both_directions() {
-    let server = server(None).await;
+async fn pages_cover_everything_once_in_both_directions(kind: Kind) {
+    let server = server(kind, None).await;
     let history = history(250);
     server.keep(&history).await;
     let all: Vec<_> = history.iter().map(|m| m.hash).collect();
@@ -316,9 +376,8 @@ async fn pages_cover_everything_once_in_both_directions() {
     assert_eq!(server.hashes(&beyond).await, []);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn hashes_are_found_with_a_shard_beside_them() {
-    let server = server(None).await;
+async fn hashes_are_found_with_a_shard_beside_them(kind: Kind) {
+    let server = server(kind, None).await;
     let history = history(20);
     server.keep(&history).await;
     let wanted: Vec<_> = history.iter().filter(|m| m.pubsub_topic == shard()).map(|m| m.hash).take(2).collect();
@@ -332,16 +391,29 @@ async fn hashes_are_found_with_a_shard_beside_them() {
     assert_eq!(server.hashes(&beyond).await, []);
 }
 
+/// A peer chooses its content topics: text that a database can't hold or compare must harm neither its messages nor others.
+async fn any_content_topic_is_kept_and_found(kind: Kind) {
+    let server = server(kind, None).await;
+    let topics = ["", "a\0b", "\u{10ffff}'\"\\%_$1", &"long".repeat(5_000), "/app/20/a/x"].map(ContentTopic::opaque);
+    let batch: Vec<_> =
+        topics.iter().map(|topic| archived(shard(), WakuMessage::new(topic.clone(), "x", NOW))).collect();
+    server.keep(&batch).await;
+    // The same topics in another shard are others.
+    assert_eq!(server.hashes(&StoreQueryRequest::by_topics(other_shard(), topics.clone())).await, []);
+    for (topic, kept) in topics.into_iter().zip(&batch) {
+        assert_eq!(server.hashes(&StoreQueryRequest::by_topics(shard(), [topic])).await, [kept.hash]);
+    }
+}
+
 /// Answers of the wire, unchecked.
 async fn raw_query(raw: &RawPeer, request: &wire::StoreQueryRequest) -> wire::StoreQueryResponse {
     let answer = raw.exchange(request.encode_length_delimited_to_vec()).await.unwrap();
     wire::StoreQueryResponse::decode_length_delimited(answer.as_slice()).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn malformed_queries_are_refused_with_a_reason() {
+async fn malformed_queries_are_refused_with_a_reason(kind: Kind) {
     let gate = Arc::new(Gate::default());
-    let server = server(Some(gate.clone())).await;
+    let server = server(kind, Some(gate.clone())).await;
     let raw = RawPeer::dial(&address(&server.node), STORE_PROTOCOL, &[], &[2, 0x08, 42]).await;
     server.node.wait_for_peer(raw.peer_id, PATIENCE).await.unwrap();
     let valid = wire::StoreQueryRequest { request_id: "id".to_owned(), ..Default::default() };
@@ -424,14 +496,67 @@ async fn malformed_queries_are_refused_with_a_reason() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn too_many_and_too_large_queries() {
+/// Without autosharding a content topic is any text, and says nothing about the shard.
+async fn static_shards_are_relayed_pushed_and_stored(kind: Kind) {
     let clock = clock();
-    let dir = tempfile::tempdir().unwrap();
+    let place = kind.place().await;
+    let of = |shards: &[u16]| NodeConfig {
+        sharding: Sharding::Static,
+        shards: shards.iter().map(|shard| ShardIndex::new(*shard).unwrap()).collect(),
+        ..config(&clock)
+    };
+    let service = NodeConfig {
+        archive: Some(place.archive.clone()),
+        filter: Some(FilterConfig::default()),
+        lightpush: Some(LightPushConfig::default()),
+        ..of(&[3, 1023])
+    };
+    let service = Node::spawn(service).await.unwrap();
+    let publisher = Node::spawn(of(&[3, 1023, 5])).await.unwrap();
+    let light = Node::spawn(NodeConfig { relay: false, ..of(&[]) }).await.unwrap();
+    connect(&publisher, &service).await;
+    connect(&light, &service).await;
+    let topic = |shard| PubsubTopic::new(CLUSTER, ShardIndex::new(shard).unwrap());
+    publisher.wait_for_mesh(topic(1023), 1, PATIENCE).await.unwrap();
+    publisher.wait_for_mesh(topic(3), 1, PATIENCE).await.unwrap();
+    let content = ContentTopic::opaque("no structure");
+    let peer = service.peer_id();
+    // A service node says which shards it has, and serves no others.
+    let (_, metadata) = light.peers_metadata().await.into_iter().find(|(id, _)| *id == peer).unwrap();
+    assert_eq!(metadata.unwrap().shards, service.shards());
+    let refused = light.filter_subscribe(peer, topic(5), [content.clone()]).await.unwrap_err();
+    assert!(matches!(&refused, FilterError::Status { .. }), "{refused}");
+    let mut pushed = light.filter_subscribe(peer, topic(1023), [content.clone()]).await.unwrap();
+    let mut heard = publisher.subscribe_shard(topic(3)).unwrap();
+
+    let of_content = |payload: &str| WakuMessage::new(content.clone(), payload.to_owned(), NOW);
+    publisher.publish_to(topic(3), of_content("elsewhere")).await.unwrap();
+    let relayed = publisher.publish_to(topic(1023), of_content("relayed")).await.unwrap();
+    let first = within("the push", pushed.recv()).await.unwrap();
+    assert_eq!((first.pubsub_topic, first.hash), (topic(1023), relayed.hash), "of its shard alone");
+    let request = LightPushRequest::new(Some(topic(3)), of_content("pushed"));
+    assert_eq!(light.lightpush(peer, &request).await.unwrap().relay_peers, Some(1));
+    for payload in ["elsewhere", "pushed"] {
+        assert_eq!(within("the message", heard.recv()).await.unwrap().message.payload, payload);
+    }
+    service.flush_archive().await;
+    // The same content topic, told apart by shard.
+    for (shard, messages) in [(3, 2), (1023, 1), (5, 0)] {
+        let request = StoreQueryRequest::by_topics(topic(shard), [content.clone()]);
+        let answer = light.store_query(peer, &request).await.unwrap();
+        assert_eq!((answer.status, answer.messages.len()), (StoreStatus::OK, messages), "shard {shard}");
+    }
+    assert_eq!((publisher.stats().relay_published, service.stats().relay_published), (2, 1));
+    assert_eq!(publisher.publish(of_content("no shard")).await.unwrap_err().code(), "TRB-W106");
+}
+
+async fn too_many_and_too_large_queries(kind: Kind) {
+    let clock = clock();
+    let place = kind.place().await;
     let limits =
         ServeLimits { rate_per_peer: Some(burst(2.0)), max_request_bytes: 200, ..StoreConfig::default().limits };
     let setup = NodeConfig {
-        archive: Some(ArchiveConfig::new(dir.path().join("archive.sqlite"))),
+        archive: Some(place.archive.clone()),
         store: Some(StoreConfig { limits, gate: None }),
         ..config(&clock)
     };
@@ -454,10 +579,9 @@ async fn too_many_and_too_large_queries() {
     assert!(ask(StoreQueryRequest::new()).await.status.is_success());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pages_are_shortened_to_what_may_be_sent() {
+async fn pages_are_shortened_to_what_may_be_sent(kind: Kind) {
     let limits = ServeLimits { max_response_bytes: 300_000, ..StoreConfig::default().limits };
-    let server = server_with(StoreConfig { limits, gate: None }).await;
+    let server = server_with(kind, StoreConfig { limits, gate: None }).await;
     let mut large: Vec<_> = (0..5_u8).map(|n| archived(shard(), message(vec![n; 100_000]))).collect();
     large.sort_by_key(|m| m.hash);
     server.keep(&large).await;
@@ -520,10 +644,9 @@ impl StoreGate for Gate {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_gate_decides_before_the_archive_is_read() {
+async fn the_gate_decides_before_the_archive_is_read(kind: Kind) {
     let gate = Arc::new(Gate { strict: true, ..Gate::default() });
-    let server = server(Some(gate.clone())).await;
+    let server = server(kind, Some(gate.clone())).await;
     let history = history(30);
     server.keep(&history).await;
 
@@ -726,10 +849,9 @@ async fn page(archive: &dyn Archive) -> Vec<MessageHash> {
     archive.page(&query).await.unwrap().entries.into_iter().map(|e| e.hash).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn retention_deletes_the_oldest() {
-    let dir = tempfile::tempdir().unwrap();
-    let archive = SqliteArchive::open(&dir.path().join("archive.sqlite")).await.unwrap();
+async fn retention_deletes_the_oldest(kind: Kind) {
+    let place = kind.place().await;
+    let archive = place.archive.location.open().await.unwrap();
     let none = Retention { max_age: None, max_messages: None, max_bytes: None };
     let history: Vec<_> = (0..3000_u32)
         .map(|n| {
@@ -746,10 +868,10 @@ async fn retention_deletes_the_oldest() {
     // 1500 seconds back from second 3000: second 1500 itself is kept.
     let by_age = Retention { max_age: Some(SECOND * 1500), ..none };
     assert_eq!(archive.expire(&by_age, now).await.unwrap(), Expired { by_age: 1500, ..Expired::default() });
-    assert_eq!(page(&archive).await, hashes[1500..]);
+    assert_eq!(page(archive.as_ref()).await, hashes[1500..]);
     let by_count = Retention { max_messages: Some(1200), ..none };
     assert_eq!(archive.expire(&by_count, now).await.unwrap(), Expired { by_count: 300, ..Expired::default() });
-    assert_eq!((page(&archive).await, archive.count().await.unwrap()), (hashes[1800..].to_vec(), 1200));
+    assert_eq!((page(archive.as_ref()).await, archive.count().await.unwrap()), (hashes[1800..].to_vec(), 1200));
 
     let used = archive.used_bytes().await.unwrap();
     let by_size = Retention { max_bytes: Some(used / 2), ..none };
@@ -758,21 +880,19 @@ async fn retention_deletes_the_oldest() {
     assert_eq!(left + gone, 1200);
     assert!(archive.used_bytes().await.unwrap() <= used / 2);
     assert!((400..=620).contains(&left), "about half is left: {left}");
-    assert_eq!(page(&archive).await, hashes[3000 - usize::try_from(left).unwrap()..]);
+    assert_eq!(page(archive.as_ref()).await, hashes[3000 - usize::try_from(left).unwrap()..]);
     // A size that even an empty database exceeds ends, too.
     archive.expire(&Retention { max_bytes: Some(1), ..none }, now).await.unwrap();
-    assert_eq!(page(&archive).await, []);
+    assert_eq!(page(archive.as_ref()).await, []);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_enforces_its_retention() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("archive.sqlite");
+async fn a_node_enforces_its_retention(kind: Kind) {
+    let place = kind.place().await;
     let clock = clock();
     let archive = ArchiveConfig {
         retention_interval: Duration::from_millis(5),
         retention: Retention { max_age: Some(SECOND * 60), ..Retention::default() },
-        ..ArchiveConfig::new(&path)
+        ..place.archive.clone()
     };
     let node = Node::spawn(NodeConfig { archive: Some(archive), ..config(&clock) }).await.unwrap();
     let archive = node.archive().unwrap();
@@ -789,11 +909,10 @@ async fn a_node_enforces_its_retention() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_restart_keeps_the_archive() {
-    let dir = tempfile::tempdir().unwrap();
+async fn a_restart_keeps_the_archive(kind: Kind) {
+    let place = kind.place().await;
     let clock = clock();
-    let setup = NodeConfig { archive: Some(ArchiveConfig::new(dir.path().join("archive.sqlite"))), ..config(&clock) };
+    let setup = NodeConfig { archive: Some(place.archive.clone()), ..config(&clock) };
     let client = node(&clock).await;
     let mut hashes = Vec::new();
     for round in 0..3 {
@@ -825,7 +944,7 @@ async fn a_restart_keeps_the_archive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_written_survives_a_kill() {
+async fn what_is_written_in_sqlite_survives_a_kill() {
     let (dir, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let clock = clock();
     let (store, client) = (
@@ -865,11 +984,121 @@ async fn archives_of_a_newer_version_are_left_alone() {
     assert_eq!(Node::spawn(setup).await.unwrap_err().code(), "TRB-W402");
 }
 
-/// Takes minutes, so it runs only when asked for: `cargo test -p tributary-waku --test nodes -- --ignored million`.
+/// The server's own default would lose the last tenths of a second.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes"]
-async fn a_million_messages_are_paged_quickly() {
-    let server = server(None).await;
+async fn what_is_written_in_postgres_survives_its_crash() {
+    let mut server = postgres::Server::start(&["synchronous_commit=off", "wal_writer_delay=10s"]);
+    let location: ArchiveLocation = server.database().await.parse::<PostgresUrl>().unwrap().into();
+    let archive = location.open().await.unwrap();
+    let history = history(300);
+    for batch in history.chunks(10) {
+        assert_eq!(archive.insert(batch).await.unwrap(), batch.len() as u64);
+    }
+    server.crash();
+    // What can't be kept is not said to be kept, and what can't be read is an error.
+    let later = archived(shard(), message("later"));
+    let error = archive.insert(std::slice::from_ref(&later)).await.unwrap_err();
+    assert_eq!(error.code(), "TRB-W401");
+    server.restart();
+    // The same archive connects again.
+    let hashes: Vec<_> = history.iter().map(|m| m.hash).collect();
+    assert_eq!((page(archive.as_ref()).await, archive.count().await.unwrap()), (hashes, 300));
+    assert_eq!(archive.insert(&[later]).await.unwrap(), 1);
+}
+
+/// Relay goes on while the database is away, and what came meanwhile is kept when it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_wait_for_a_postgres_that_restarts() {
+    let mut server = postgres::Server::start(&[]);
+    let clock = clock();
+    let url: PostgresUrl = server.database().await.parse().unwrap();
+    let store = Node::spawn(NodeConfig { archive: Some(ArchiveConfig::new(url)), ..config(&clock) }).await.unwrap();
+    let client = node(&clock).await;
+    connect(&client, &store).await;
+    client.wait_for_topic_peers(shard(), 1, PATIENCE).await.unwrap();
+    let mut received = store.subscribe_all().unwrap();
+    server.crash();
+    let mut hashes = Vec::new();
+    for n in 0..3 {
+        hashes.push(client.publish(message(format!("{n}"))).await.unwrap().hash);
+        within("the message", received.recv()).await.unwrap();
+    }
+    let request = StoreQueryRequest::presence(hashes.clone());
+    let answer = client.store_query(store.peer_id(), &request).await.unwrap();
+    assert_eq!(answer.status, StoreStatus::BAD_RESPONSE);
+    server.restart();
+    within("the archive", store.flush_archive()).await;
+    let answer = client.store_query(store.peer_id(), &request).await.unwrap();
+    assert_eq!((answer.status, answer.messages.len()), (StoreStatus::OK, 3));
+    assert_eq!(store.stats().archive_lost, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_share_a_postgres_archive() {
+    let place = Kind::Postgres.place().await;
+    let (one, other) = tokio::join!(place.archive.location.open(), place.archive.location.open());
+    let (one, other) = (one.unwrap(), other.unwrap());
+    let history = history(2000);
+    let reversed: Vec<_> = history.iter().rev().cloned().collect();
+    // The same messages come to both in another order.
+    let feed = async |archive: &dyn Archive, messages: &[ArchivedMessage]| {
+        let mut new = 0;
+        for batch in messages.chunks(100) {
+            new += archive.insert(batch).await.unwrap();
+        }
+        new
+    };
+    let new = tokio::join!(feed(one.as_ref(), &history), feed(other.as_ref(), &reversed));
+    assert_eq!(new.0 + new.1, 2000);
+    assert_eq!((one.count().await.unwrap(), other.count().await.unwrap()), (2000, 2000));
+    // Both enforce the same retention; together they delete no more than it asks for.
+    let keep = Retention { max_age: None, max_messages: Some(500), max_bytes: None };
+    let (a, b) = tokio::join!(one.expire(&keep, NOW), other.expire(&keep, NOW));
+    assert_eq!(a.unwrap().by_count + b.unwrap().by_count, 1500);
+    let hashes: Vec<_> = history[1500..].iter().map(|m| m.hash).collect();
+    assert_eq!(page(other.as_ref()).await, hashes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_of_postgres_are_not_told() {
+    let server = postgres::Server::shared();
+    let database = server.database().await;
+    let name = database.rsplit('/').next().unwrap();
+    let secret = "hunter2";
+    let url: PostgresUrl = server.url(postgres::USER, secret, name).parse().unwrap();
+    let location = ArchiveLocation::from(url.clone());
+    let setup = NodeConfig { archive: Some(ArchiveConfig::new(url)), ..config(&clock()) };
+    let error = Node::spawn(setup.clone()).await.unwrap_err();
+    assert_eq!(error.code(), "TRB-W401");
+    let unparsable = format!("postgres://u:{secret}@[host/db").parse::<PostgresUrl>().unwrap_err();
+    let scheme = format!("mysql://u:{secret}@host/db").parse::<PostgresUrl>().unwrap_err();
+    assert_eq!((unparsable.code(), scheme.code()), ("TRB-W405", "TRB-W405"));
+    for told in [
+        format!("{error} {error:?}"),
+        format!("{location} {location:?}"),
+        format!("{setup:?}"),
+        format!("{unparsable} {unparsable:?} {scheme} {scheme:?}"),
+    ] {
+        assert!(!told.contains(secret), "{told}");
+    }
+    assert!(location.to_string().starts_with("postgres://tributary@"), "{location}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_archives_of_a_newer_version_are_left_alone() {
+    let url = postgres::Server::shared().database().await;
+    let location = ArchiveLocation::from(url.parse::<PostgresUrl>().unwrap());
+    location.open().await.unwrap().close().await;
+    let pool = sqlx::PgPool::connect(&url).await.unwrap();
+    sqlx::query("UPDATE tributary_archive SET schema_version = 2").execute(&pool).await.unwrap();
+    let error = location.open().await.unwrap_err();
+    assert!(matches!(error, ArchiveError::Migration { .. }), "{error}");
+    assert!(error.to_string().contains("version 2"), "{error}");
+}
+
+/// Takes minutes, so it runs only when asked for: `cargo test -p tributary-waku --test nodes -- --ignored million`.
+async fn a_million_messages_are_paged_quickly(kind: Kind) {
+    let server = server(kind, None).await;
     let topics: Vec<_> = (0..50).map(|n| ContentTopic::opaque(format!("/app/20/{n}/x"))).collect();
     let total = 1_000_000_u32;
     for chunk in 0..total / 10_000 {
@@ -899,6 +1128,6 @@ async fn a_million_messages_are_paged_quickly() {
         assert_eq!(response.messages.len(), 100);
     }
     took.sort();
-    println!("median {:?}, p99 {:?}", took[500], took[989]);
+    println!("{kind:?}: median {:?}, p99 {:?}", took[500], took[989]);
     assert!(took[989] <= Duration::from_millis(20));
 }
