@@ -232,7 +232,9 @@ test("a stock light node leases Filter, renews it, and is served as long as it p
     assert.ok(end > Date.now());
 
     // Deliveries end with the lease and its grace, and not before.
-    await until("the end", async () => (await js.filter.protocol.ping(peer)).failure);
+    const alive = async () => !(await js.filter.protocol.ping(peer)).failure;
+    // The second try has a stream of its own, whatever became of the one that js-waku kept.
+    await until("the end", async () => !(await alive()) && !(await alive()));
     const over = Date.now();
     assert.ok(over >= end, `ended ${end - over} ms too early`);
     assert.ok(over < end + 5_000, `served ${over - end} ms too long`);

@@ -12,8 +12,8 @@ const hex = (bytes) => Buffer.from(bytes).toString("hex");
 const bytes = (text) => new Uint8Array(Buffer.from(text, "hex"));
 const buy = { peerId: lease.peer_id, service: lease.service, slotStart: lease.slot_start, quota: lease.quota, eligibilityProof: bytes(lease.eligibility_proof) };
 const refused = (wanted, body) => assert.throws(body, ({ name, code }) => name === "LeaseError" && code === wanted, wanted);
-/** Field 2 of type 2 and so on: a length-delimited field of fewer than 128 bytes. */
-const field = (number, body) => [number * 8 + 2, body.length, ...body];
+/** A length-delimited field. */
+const field = (number, body) => [number * 8 + 2, ...frame(Uint8Array.from(body))];
 const OK = field(2, [0x08, 0xc8, 0x01]);
 const answer = (...parts) => Uint8Array.from([0x08, 1, ...parts.flat(), 0x20, 5]);
 
