@@ -49,6 +49,8 @@ after(async () => {
   await within("the market's end", ended);
 });
 
+const pause = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
+
 const websocket = ({ addresses }) => addresses.find((address) => address.includes("/ws"));
 
 async function light(t, address) {
@@ -199,8 +201,9 @@ test("a stock light node leases Filter, renews it, and is served as long as it p
   lease.addEventListener("granted", ({ detail }) => granted.push(detail));
   lease.addEventListener("error", ({ detail }) => errors.push(detail));
   assert.equal(lease.held, true);
-  const first = lease.slots[0].start;
-  assert.deepEqual(lease.slots.map(({ start, quota }) => [start, quota]), [[first, 3]]);
+  // Late in a slot the next one is bought at once too.
+  const begun = lease.slots;
+  assert.ok(begun.length >= 1 && begun.every(({ quota }) => quota === 3), JSON.stringify(begun));
   const again = buyLease({ node: js, provider, quota: 1, tickets: { url, token } });
   await assert.rejects(again, (error) => error.code === "TRB-L032");
 
@@ -217,22 +220,26 @@ test("a stock light node leases Filter, renews it, and is served as long as it p
       const payload = `message ${i}`;
       const { successes } = await writer.lightPush.send(encoders[i % 3], { payload: text(payload) }, { autoRetry: false });
       if (successes.length === 1) sent.push({ payload, at: Date.now() });
-      await new Promise((resolve) => { setTimeout(resolve, PACE); });
+      await pause(PACE);
     }
   })();
   try {
     await until("a delivery", () => got.size > 0);
-    const begun = Date.now();
+    const flowing = Date.now();
     // Two renewals.
     await until("renewals", () => granted.length >= 2);
     await lease.close();
     const end = lease.until.getTime();
-    const bought = granted.map(({ slotStart }) => slotStart);
-    assert.deepEqual(bought, bought.map((_, i) => first + SLOT * (i + 1)), `slots in a row; errors: ${errors.map(String)}`);
+    const bought = [...begun.map(({ start }) => start), ...granted.map(({ slotStart }) => slotStart)];
+    assert.deepEqual(bought, bought.map((_, i) => bought[0] + SLOT * i), `slots in a row; errors: ${errors.map(String)}`);
     assert.ok(end > Date.now());
 
     // Deliveries end with the lease and its grace, and not before.
-    const alive = async () => !(await js.filter.protocol.ping(peer)).failure;
+    const alive = async () => {
+      // The provider takes only so many pings a second.
+      await pause(2 * PACE);
+      return !(await js.filter.protocol.ping(peer)).failure;
+    };
     // The second try has a stream of its own, whatever became of the one that js-waku kept.
     await until("the end", async () => !(await alive()) && !(await alive()));
     const over = Date.now();
@@ -240,12 +247,12 @@ test("a stock light node leases Filter, renews it, and is served as long as it p
     assert.ok(over < end + 5_000, `served ${over - end} ms too long`);
     const count = sent.length;
     await until("messages after the end", () => sent.length >= count + 4 && sent.every(({ payload }) => seen.has(payload)));
-    const missing = sent.filter(({ payload, at }) => at >= begun && at < end - 2_000 && !got.has(payload));
+    const missing = sent.filter(({ payload, at }) => at >= flowing && at < end - 2_000 && !got.has(payload));
     assert.deepEqual(missing, [], "none is lost while the lease lasts, renewals included");
     const late = sent.slice(count).filter(({ payload }) => got.has(payload));
     assert.deepEqual(late, [], "none is delivered after it");
     assert.ok(got.size > 20, `${got.size} messages`);
-    t.diagnostic(`${got.size} messages in ${Math.round((over - begun) / 1000)} s, ${1 + granted.length} slots bought`);
+    t.diagnostic(`${got.size} messages in ${Math.round((over - flowing) / 1000)} s, ${bought.length} slots bought`);
   } finally {
     writing = false;
     await written;
