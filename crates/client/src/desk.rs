@@ -252,7 +252,8 @@ impl TicketDesk {
             return Ok(bound.clone());
         }
         self.wallet.scan().await?;
-        let (purchase, stream, offer) = running_stream(&self.wallet, &self.store, Some(order.provider)).await?;
+        let (purchase, stream, offer) =
+            running_stream(&self.wallet, &self.store, Some(order.provider), Some(&order.service)).await?;
         let count = lease_tickets(&offer, &order.service, order.quota, clock.slot_length())?;
         book.check(&key, order.attempt, count)?;
         let stream = paying(&purchase, &stream, &offer);

@@ -85,9 +85,8 @@ fn vectors() -> Value {
     let refused = LeaseResponse::new(Some(&LeaseRefusal::Full { max: 75 }), None, time(NOW + 5));
     assert_eq!(LeaseResponse::decode(&refused.encode()).unwrap(), refused);
     // What a buyer's program in another language goes by.
-    let tickets = Reason::ALL.map(
-        |r| json!({ "status": r.status_code(), "reason": r.name(), "code": r.code(), "remedy": r.remedy() }),
-    );
+    let tickets = Reason::ALL
+        .map(|r| json!({ "status": r.status_code(), "reason": r.name(), "code": r.code(), "remedy": r.remedy() }));
     let terms_of_leases =
         LeaseReason::ALL.map(|r| json!({ "status": r.status_code(), "reason": r.name(), "code": r.code() }));
     for request in [&buy, &query] {
