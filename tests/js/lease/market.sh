@@ -27,7 +27,7 @@ market() {
   wait_line relayer '"role":"relayer"' 60
   provider=$(wait_line provider '"role":"provider"' 60)
   as buyer discover --at-least 1 --seconds 60
-  as buyer buy --duration 240
+  as buyer buy filter --duration 240
 
   TRIBUTARY_TICKETS__MAX_PER_LEASE=2 TRIBUTARY_TICKETS__MAX_TOTAL=10 TRIBUTARY_TICKETS__ORIGINS='["https://app.example"]' \
     start tickets as buyer tickets run
