@@ -649,7 +649,7 @@ impl Buyer {
         let kind = OperationKind::Open;
         let send_terms = submitter.terms(kind).await.map_err(rejected)?;
         let started = std::time::Instant::now();
-        let prepared = self.wallet.prepare(Intent::Open(quoted.stream.clone()), send_terms).await?;
+        let prepared = self.wallet.prepare(Intent::Open(quoted.stream), send_terms).await?;
         let mut proving = started.elapsed();
         let sending = std::time::Instant::now();
         let mut made = vec![self.hand_over(&quoted, &prepared, send_terms.fee).await?];

@@ -111,12 +111,12 @@ pub enum DeskError {
     },
     /// No ticket could be made.
     #[error(transparent)]
-    Client(ClientError),
+    Client(Box<ClientError>),
 }
 
 impl<E: Into<ClientError>> From<E> for DeskError {
     fn from(error: E) -> Self {
-        Self::Client(error.into())
+        Self::Client(Box::new(error.into()))
     }
 }
 

@@ -210,7 +210,7 @@ impl PortError {
         }
     }
 
-    const fn status(&self) -> StatusCode {
+    fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorised => StatusCode::UNAUTHORIZED,
             Self::ForeignHost { .. } => StatusCode::MISDIRECTED_REQUEST,
@@ -221,16 +221,13 @@ impl PortError {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Late => StatusCode::REQUEST_TIMEOUT,
             Self::Malformed { .. } => StatusCode::BAD_REQUEST,
-            Self::Desk(error) => match error {
-                DeskError::LeaseLimit { .. } | DeskError::TotalLimit { .. } | DeskError::BadAttempt { .. } => {
-                    StatusCode::TOO_MANY_REQUESTS
-                }
-                DeskError::Client(ClientError::NoStream { .. }) => StatusCode::NOT_FOUND,
-                DeskError::Client(ClientError::NotSold { .. } | ClientError::LeaseTooLarge { .. }) => {
-                    StatusCode::UNPROCESSABLE_ENTITY
-                }
+            Self::Desk(DeskError::Client(error)) => match **error {
+                ClientError::NoStream { .. } => StatusCode::NOT_FOUND,
+                ClientError::NotSold { .. } | ClientError::LeaseTooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
                 _ => StatusCode::SERVICE_UNAVAILABLE,
             },
+            // The limits.
+            Self::Desk(_) => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 }
@@ -376,7 +373,7 @@ async fn serve(request: Request<Incoming>, gate: &Gate, desk: &TicketDesk) -> Re
     };
     let BoundTickets { slot, count, eligibility_proof } = desk.order(&OrderBody::read(&body)?).await?;
     Ok(OrderAnswer {
-        now: desk.now().map_err(DeskError::Client)?,
+        now: desk.now().map_err(DeskError::from)?,
         slot_start: slot.start(),
         slot_end: slot.end(),
         tickets: count,
