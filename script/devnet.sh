@@ -69,7 +69,7 @@ as() {
   ${EXEC:-} "$TRIBUTARY" --home "$NET/$name" --password-file "$NET/$name.password" "$@"
 }
 
-# start_chain DIRECTORY: chain with blocks of one second, pool deployed
+# start_chain DIRECTORY: chain with blocks of one second, pool deployed; SLOT_LENGTH, NOTICE and MARGIN (seconds) may be set before
 start_chain() {
   NET=$1
   rm -rf "$NET"
@@ -78,7 +78,7 @@ start_chain() {
   RPC="http://127.0.0.1:$PORT"
   start chain anvil --port "$PORT" --block-time 1 --chain-id 31337
   wait_line chain 'Listening on' 30 >/dev/null
-  "$ROOT/script/deploy" --rpc-url "$RPC" --manifest "$NET/deployment.json" --notice 150 --slot-length 60 --margin 15 --burn-bps 100 >"$NET/logs/deploy.log" 2>&1 ||
+  "$ROOT/script/deploy" --rpc-url "$RPC" --manifest "$NET/deployment.json" --notice "${NOTICE:-150}" --slot-length "${SLOT_LENGTH:-60}" --margin "${MARGIN:-15}" --burn-bps 100 >"$NET/logs/deploy.log" 2>&1 ||
     { tail -n 30 "$NET/logs/deploy.log" >&2; fail "the pool could not be deployed"; }
   node "$ROOT/contracts/verify-deployment.mjs" --rpc-url "$RPC" --manifest "$NET/deployment.json" >"$NET/logs/verify.log" 2>&1 ||
     { tail -n 5 "$NET/logs/verify.log" >&2; fail "the code on chain is not the code built here"; }

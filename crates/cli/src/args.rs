@@ -81,6 +81,9 @@ pub(crate) enum Command {
     /// Measure a purchase, for script/bench: chosen to first page, and what a ticket adds to a request.
     #[command(hide = true)]
     Bench(Bench),
+    /// Give tickets for leases to other programs on this machine, such as a js-waku light node.
+    #[command(subcommand)]
+    Tickets(Daemon),
     /// Check configuration, keys, chain, artefacts and peers, and name what is wrong.
     Doctor,
     /// Run a Waku node.

@@ -39,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) waku: Waku,
     /// What a buyer is willing to pay.
     pub(crate) buyer: Buyer,
+    /// What other programs on the buyer's machine are given.
+    pub(crate) tickets: Tickets,
     /// What a provider sells.
     pub(crate) provider: Provider,
     /// What a relayer charges.
@@ -179,6 +181,20 @@ pub(crate) struct Buyer {
     pub(crate) preset: String,
 }
 
+/// What other programs on the buyer's machine are given.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Tickets {
+    /// Address of the port, on loopback.
+    pub(crate) listen: String,
+    /// Origins of web pages that may ask, besides programs that are no browser.
+    pub(crate) origins: Vec<String>,
+    /// Tickets for one PeerId's service in one slot, at most.
+    pub(crate) max_per_lease: u32,
+    /// Tickets that one run hands out in all, at most.
+    pub(crate) max_total: u64,
+}
+
 /// What a provider sells.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -260,6 +276,7 @@ impl Default for Config {
             metrics: Metrics::default(),
             waku: Waku::default(),
             buyer: Buyer::default(),
+            tickets: Tickets::default(),
             provider: Provider::default(),
             relayer: Relayer::default(),
         }
@@ -306,6 +323,12 @@ impl Default for Waku {
 impl Default for Buyer {
     fn default() -> Self {
         Self { max_price: None, max_relay_fee: "1000000".into(), preset: "trusted".into() }
+    }
+}
+
+impl Default for Tickets {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:0".into(), origins: Vec::new(), max_per_lease: 12, max_total: 1_000 }
     }
 }
 

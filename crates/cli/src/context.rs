@@ -141,7 +141,12 @@ impl Context {
 
     /// One command at a time uses the wallet.
     pub(crate) fn lock(&self) -> Result<Lock, CliError> {
-        let file = self.file("lock");
+        self.lock_file("lock")
+    }
+
+    /// One process at a time holds this file of the home folder.
+    pub(crate) fn lock_file(&self, name: &str) -> Result<Lock, CliError> {
+        let file = self.file(name);
         let handle = fs::File::create(&file).map_err(|error| CliError::Write { file: file.clone(), error })?;
         handle.try_lock().map_err(|_| CliError::Busy { home: self.home.clone() })?;
         Ok(Lock(handle))

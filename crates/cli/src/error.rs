@@ -46,6 +46,9 @@ pub(crate) enum CliError {
     /// The HTTP port can't be opened.
     #[error("{address} can't be listened on: {error}; set metrics.listen to a free address, or leave it empty")]
     MetricsPort { address: std::net::SocketAddr, error: std::io::Error },
+    /// The ticket port can't be opened.
+    #[error("{address} can't be listened on: {error}; set tickets.listen to a free address")]
+    TicketPort { address: std::net::SocketAddr, error: std::io::Error },
     /// Something the user typed.
     #[error("{reason}")]
     Input { reason: String },
@@ -141,6 +144,7 @@ impl CliError {
             // TRB-X017: a daemon that did not stop in time (daemon/stop.rs).
             Self::Signals { .. } => "TRB-X018",
             Self::MetricsPort { .. } => "TRB-X019",
+            Self::TicketPort { .. } => "TRB-X028",
             Self::Chain(_) => "TRB-X012",
             Self::Unhealthy { .. } => "TRB-X014",
             Self::Manifest(_) => "TRB-X020",
@@ -171,6 +175,7 @@ impl CliError {
             | Self::NoKeystore
             | Self::NoPassword
             | Self::MetricsPort { .. }
+            | Self::TicketPort { .. }
             | Self::Input { .. } => 2,
             Self::Client(error) => match **error {
                 C::Refused { .. } | C::RelayRejected { .. } | C::NoCandidate { .. } => 3,

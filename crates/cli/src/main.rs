@@ -78,6 +78,7 @@ async fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Doctor => commands::doctor::run(&context).await,
         Command::Node(Daemon::Run) => commands::node::run(&context).await,
         Command::Provider(Daemon::Run) => commands::provider::run(&context).await,
+        Command::Tickets(Daemon::Run) => commands::tickets::run(&context).await,
         Command::Relayer(Daemon::Run) => commands::relayer::run(&context).await,
     }
 }

@@ -649,7 +649,7 @@ impl Buyer {
         let kind = OperationKind::Open;
         let send_terms = submitter.terms(kind).await.map_err(rejected)?;
         let started = std::time::Instant::now();
-        let prepared = self.wallet.prepare(Intent::Open(quoted.stream.clone()), send_terms).await?;
+        let prepared = self.wallet.prepare(Intent::Open(quoted.stream), send_terms).await?;
         let mut proving = started.elapsed();
         let sending = std::time::Instant::now();
         let mut made = vec![self.hand_over(&quoted, &prepared, send_terms.fee).await?];
@@ -773,24 +773,7 @@ impl Buyer {
         provider: Option<PeerId>,
         service: Option<&ServiceId>,
     ) -> Result<(Purchase, PayerStream, VerifiedOffer), ClientError> {
-        let streams = self.wallet.payer_streams(false).await?;
-        for purchase in self.store.purchases().await? {
-            if provider.is_some_and(|wanted| wanted != purchase.provider) {
-                continue;
-            }
-            let found = streams.iter().find(|stream| {
-                stream.commitment.to_be_bytes() == purchase.commitment
-                    && matches!(stream.state, StreamState::Running | StreamState::Queued | StreamState::Scheduled)
-            });
-            if let Some(stream) = found {
-                let offer = self.stored_offer(&purchase.offer)?;
-                if service.is_none_or(|service| offer.service(service).is_some()) {
-                    return Ok((purchase, stream.clone(), offer));
-                }
-            }
-        }
-        let any = || service.map_or_else(|| "any provider".into(), |service| format!("any provider of {service}"));
-        Err(ClientError::NoStream { provider: provider.map_or_else(any, |peer| peer.to_string()) })
+        running_stream(&self.wallet, &self.store, provider, service).await
     }
 
     /// What pays for queries at a provider: its running stream, under the terms of the offer it was opened under.
@@ -866,14 +849,7 @@ impl Buyer {
     ) -> Result<(LeaseBuyer, VerifiedOffer), ClientError> {
         let (tickets, offer) = self.tickets_for(provider, Some(&service)).await?;
         let length = tickets.clock().slot_length();
-        let count = offer
-            .service(&service)
-            .and_then(|sold| sold.lease_tickets(quota, length))
-            .ok_or_else(|| ClientError::NotSold { what: format!("{service} by the slot") })?;
-        let count = match u8::try_from(count) {
-            Ok(count) if (1..=4).contains(&count) => count,
-            _ => return Err(ClientError::LeaseTooLarge { quota, tickets: count }),
-        };
+        let count = lease_tickets(&offer, &service, quota, length)?;
         let plan = LeasePlan {
             provider: offer.peer_id(),
             addresses: offer.multiaddrs.clone(),
@@ -972,10 +948,7 @@ impl Buyer {
     }
 
     fn stored_offer(&self, bytes: &[u8]) -> Result<VerifiedOffer, ClientError> {
-        // It may have expired since: a stream lives on under the offer that it was opened under.
-        SignedOffer::from_bytes(bytes.to_vec())
-            .verify_whenever(&[self.wallet.ledger().pool()])
-            .map_err(|_| ClientError::Damaged { what: "an offer" })
+        stored_offer(&self.wallet, bytes)
     }
 
     fn now(&self) -> Result<UnixTime, ClientError> {
@@ -1030,7 +1003,60 @@ fn subject(provider: PeerId, service: &ServiceId) -> Result<Subject, ClientError
     Ok(Subject { provider: ProviderName::new(provider.to_string())?, service: ServiceName::new(service.as_str())? })
 }
 
-fn paying(purchase: &Purchase, stream: &PayerStream, offer: &VerifiedOffer) -> PayingStream {
+fn stored_offer(wallet: &Wallet, bytes: &[u8]) -> Result<VerifiedOffer, ClientError> {
+    // It may have expired since: a stream lives on under the offer that it was opened under.
+    SignedOffer::from_bytes(bytes.to_vec())
+        .verify_whenever(&[wallet.ledger().pool()])
+        .map_err(|_| ClientError::Damaged { what: "an offer" })
+}
+
+/// The running stream that pays `provider`, or the newest one of any provider, whose offer sells `service`.
+pub(crate) async fn running_stream(
+    wallet: &Wallet,
+    store: &ClientStore,
+    provider: Option<PeerId>,
+    service: Option<&ServiceId>,
+) -> Result<(Purchase, PayerStream, VerifiedOffer), ClientError> {
+    let streams = wallet.payer_streams(false).await?;
+    for purchase in store.purchases().await? {
+        if provider.is_some_and(|wanted| wanted != purchase.provider) {
+            continue;
+        }
+        let found = streams.iter().find(|stream| {
+            stream.commitment.to_be_bytes() == purchase.commitment
+                && matches!(stream.state, StreamState::Running | StreamState::Queued | StreamState::Scheduled)
+        });
+        if let Some(stream) = found {
+            let offer = stored_offer(wallet, &purchase.offer)?;
+            if service.is_none_or(|service| offer.service(service).is_some()) {
+                return Ok((purchase, stream.clone(), offer));
+            }
+        }
+    }
+    let any = || service.map_or_else(|| "any provider".into(), |service| format!("any provider of {service}"));
+    Err(ClientError::NoStream { provider: provider.map_or_else(any, |peer| peer.to_string()) })
+}
+
+/// Tickets that a lease takes in a slot of this length: 1 to 4, as many as a proof holds.
+pub(crate) fn lease_tickets(
+    offer: &VerifiedOffer,
+    service: &ServiceId,
+    quota: u32,
+    slot_length: Seconds,
+) -> Result<u8, ClientError> {
+    let not_sold = || ClientError::NotSold { what: format!("{service} by the slot with a quota of {quota}") };
+    let sold = offer.service(service).ok_or_else(not_sold)?;
+    if sold.lease().is_none_or(|sale| quota > sale.max_quota) {
+        return Err(not_sold());
+    }
+    let tickets = sold.lease_tickets(quota, slot_length).ok_or_else(not_sold)?;
+    match u8::try_from(tickets) {
+        Ok(tickets) if (1..=4).contains(&tickets) => Ok(tickets),
+        _ => Err(ClientError::LeaseTooLarge { quota, tickets }),
+    }
+}
+
+pub(crate) fn paying(purchase: &Purchase, stream: &PayerStream, offer: &VerifiedOffer) -> PayingStream {
     PayingStream {
         note: stream.note,
         secret: stream.secret.clone(),

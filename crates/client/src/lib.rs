@@ -2,9 +2,11 @@
 //!
 //! [`Buyer`] goes through the steps; [`Directory`] knows what is on sale; [`PaidStore`] makes queries whose pages are paid by tickets;
 //! [`PaidLightpush`] publishes and [`PaidFilter`] subscribes for tickets, the latter by a [`LeaseBuyer`];
-//! [`RelaySubmitter`] sends transactions through relayers. What must outlive a command is in [`ClientStore`].
+//! [`TicketDesk`] makes tickets for leases that other programs buy; [`RelaySubmitter`] sends transactions through relayers. What must outlive a
+//! command is in [`ClientStore`].
 
 mod buyer;
+mod desk;
 mod discover;
 mod error;
 mod lease;
@@ -17,6 +19,7 @@ mod tickets;
 
 pub use crate::{
     buyer::{AgreedTerms, Buyer, BuyerParts, Opened, Sought, Want, open_reputation, tickets_a_page, verdict_score},
+    desk::{BoundTickets, DeskError, DeskLimits, TicketDesk, TicketOrder, WhichSlot},
     discover::{Directory, Found},
     error::ClientError,
     lease::{KeptLease, LeaseBuyer, LeaseHealth, LeasePlan, PaidFilter},

@@ -8,4 +8,5 @@ pub(crate) mod node;
 pub(crate) mod paid;
 pub(crate) mod provider;
 pub(crate) mod relayer;
+pub(crate) mod tickets;
 pub(crate) mod wallet;

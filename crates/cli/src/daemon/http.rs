@@ -1,4 +1,4 @@
-//! The HTTP port: `/health`, `/ready`, `/metrics`, for GET and HEAD, one request a connection.
+//! HTTP ports: one request a connection, everything bounded. The operator's has `/health`, `/ready` and `/metrics`, for GET and HEAD.
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -38,28 +38,47 @@ pub(super) async fn serve(
     let failed = |error| CliError::MetricsPort { address, error };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    Ok((bound, accept(listener, Arc::new(watch))))
+    let watch = Arc::new(watch);
+    let answering = move |request: Request<Incoming>| {
+        let watch = Arc::clone(&watch);
+        async move { answer(&request, &watch).await }
+    };
+    Ok((bound, accept(listener, CONNECTION_LIMIT, std::future::pending(), answering)))
 }
 
-async fn accept(listener: TcpListener, watch: Arc<Watch>) {
+/// Takes connections until `stopped`, [`MAX_CONNECTIONS`] at once and each for at most `limit`; then lets those at work end.
+pub(crate) async fn accept<A, F>(
+    listener: TcpListener,
+    limit: Duration,
+    stopped: impl Future<Output = ()> + Send,
+    answer: A,
+) where
+    A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+{
+    let mut stopped = std::pin::pin!(stopped);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
+        let accepted = tokio::select! {
+            () = &mut stopped => break,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::debug!(%error, "the metrics port took no connection");
+                tracing::debug!(%error, "an HTTP port took no connection");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };
-        let watch = Arc::clone(&watch);
+        let answer = answer.clone();
         connections.spawn(async move {
             let service = service_fn(move |request| {
-                let watch = Arc::clone(&watch);
-                async move { Ok::<_, Infallible>(answer(&request, &watch).await) }
+                let answering = answer(request);
+                async move { Ok::<_, Infallible>(answering.await) }
             });
             let serving = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -67,12 +86,13 @@ async fn accept(listener: TcpListener, watch: Arc<Watch>) {
                 .keep_alive(false)
                 .max_buf_size(MAX_REQUEST_BYTES)
                 .serve_connection(TokioIo::new(stream), service);
-            if let Ok(Err(error)) = timeout(CONNECTION_LIMIT, serving).await {
-                tracing::debug!(%error, "a connection to the metrics port broke");
+            if let Ok(Err(error)) = timeout(limit, serving).await {
+                tracing::debug!(%error, "a connection to an HTTP port broke");
             }
             drop(place);
         });
     }
+    while connections.join_next().await.is_some() {}
 }
 
 async fn answer(request: &Request<Incoming>, watch: &Watch) -> Response<Full<Bytes>> {
@@ -102,7 +122,7 @@ const fn status(good: bool) -> StatusCode {
     if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-fn document(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
+pub(crate) fn document(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
     response(status, "application/json", value.to_string())
 }
 

@@ -1,7 +1,7 @@
 //! What `node run`, `provider run` and `relayer run` have in common: their end, and the HTTP port for their operator.
 
 mod families;
-mod http;
+pub(crate) mod http;
 mod stop;
 mod watch;
 

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
-use tributary_market::lease::{Lease, LeaseRequest, LeaseResponse, LeaseTerms, LeasedSlot};
+use tributary_market::lease::{Lease, LeaseReason, LeaseRefusal, LeaseRequest, LeaseResponse, LeaseTerms, LeasedSlot};
 use tributary_market::negotiate::{QuoteRequest, RequestId, Source, Terms, Wanted};
 use tributary_market::offer::{OfferId, RateClassId, ServiceId};
 use tributary_market::sealed::{self, EncryptionSecret};
+use tributary_market::ticket::Reason;
 use tributary_market::topics::ContentTopic;
 use tributary_protocol::amount::{Price, Rate};
 use zeroize::Zeroizing;
@@ -81,6 +82,13 @@ fn vectors() -> Value {
     let granted =
         Lease { service: ServiceId::filter(), slots: slots.to_vec(), until: time(NOW + 135), grace: seconds(15) };
     let response = LeaseResponse::new(None, Some(granted), time(NOW + 5));
+    let refused = LeaseResponse::new(Some(&LeaseRefusal::Full { max: 75 }), None, time(NOW + 5));
+    assert_eq!(LeaseResponse::decode(&refused.encode()).unwrap(), refused);
+    // What a buyer's program in another language goes by.
+    let tickets = Reason::ALL
+        .map(|r| json!({ "status": r.status_code(), "reason": r.name(), "code": r.code(), "remedy": r.remedy() }));
+    let terms_of_leases =
+        LeaseReason::ALL.map(|r| json!({ "status": r.status_code(), "reason": r.name(), "code": r.code() }));
     for request in [&buy, &query] {
         assert_eq!(LeaseRequest::decode(&request.encode()).unwrap(), *request);
     }
@@ -96,6 +104,8 @@ fn vectors() -> Value {
             "buy": hex::encode(buy.encode()),
             "query": hex::encode(query.encode()),
             "response": hex::encode(response.encode()),
+            "refused": hex::encode(refused.encode()),
+            "refusals": { "tickets": tickets, "terms": terms_of_leases },
         },
         "offer": {
             "ed25519_secret": hex::encode([1; 32]),
