@@ -9,16 +9,20 @@
 //! 7. the proof, in batches;
 //! 8. the nullifiers, durably. Only now the ticket is spent.
 //!
+//! Before all of these: a peer that sent a bad proof lately, or had too many requests refused, is not listened to for a while.
+//!
 //! A ticket refused in 1 to 7 is not spent and may be sent again.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 use tributary_market::clock::Clock;
-use tributary_market::ticket::{PresentedTicket, Reason, TicketRefusal, TicketVerifier};
+use tributary_market::ticket::{PresentedTicket, Reason, Remedy, TicketRefusal, TicketVerifier};
 use tributary_protocol::ticket::{TicketNullifier, request_signing_bytes};
 use tributary_protocol::{Fr, Slot, UnixTime};
 use tributary_prover::{Proof, VerifyingKey};
@@ -26,6 +30,7 @@ use tributary_waku::PeerId;
 
 use crate::batch::{BatchCounters, BatchLimits, Batcher, Overload, ProofVerifier, Verdict};
 use crate::chain::ChainView;
+use crate::conduct::{Conduct, ConductLimits};
 use crate::store::{NullifierStore, Outcome, RequestDigest, Reservation, Reserved, Spent, StoreError, Ticket};
 
 /// Verifies proofs of the ticket circuit.
@@ -60,6 +65,8 @@ impl ProofVerifier for TicketProofs {
     }
 }
 
+const BAD_PROOFS: &str = "you sent bad proofs lately; wait up to a minute";
+
 /// Counts of refusals by reason, since the start.
 #[derive(Debug)]
 struct Refusals([AtomicU64; Reason::ALL.len()]);
@@ -91,6 +98,10 @@ pub struct CheckCounters {
     pub proofs: u64,
     /// Batches that had to be split for a bad proof.
     pub split_batches: u64,
+    /// Checks of batches, and of parts of those that were split.
+    pub proof_checks: u64,
+    /// Milliseconds that those checks took.
+    pub proof_checks_ms: u64,
     /// Nullifiers held in memory.
     pub nullifiers_in_memory: usize,
     /// Transactions that made nullifiers durable.
@@ -119,6 +130,8 @@ pub struct TicketChecker {
     store: NullifierStore,
     clock: Arc<dyn Clock>,
     batcher: Batcher<TicketProofs, PeerId>,
+    started: Instant,
+    conduct: Mutex<Conduct<PeerId>>,
     refusals: Refusals,
     taken: AtomicU64,
     tickets: AtomicU64,
@@ -196,6 +209,8 @@ impl TicketChecker {
             store,
             clock,
             batcher,
+            started: Instant::now(),
+            conduct: Mutex::new(Conduct::new(ConductLimits::default())),
             refusals: Refusals::new(),
             taken: AtomicU64::new(0),
             tickets: AtomicU64::new(0),
@@ -226,11 +241,34 @@ impl TicketChecker {
     /// # Errors
     /// The first check that fails.
     pub async fn take(&self, paid: PaidUse<'_>) -> Result<Ticket, TicketRefusal> {
-        let result = match self.verifier.decode(paid.proof) {
-            Ok(presented) => self.judge(&presented, paid.request, paid.tickets, paid.peer).await,
+        let PaidUse { proof, request, tickets, peer } = paid;
+        self.admissible(peer)?;
+        let result = match self.verifier.decode(proof) {
+            Ok(presented) => self.judge(&presented, request, tickets, peer).await,
             Err(refusal) => Err(refusal),
         };
-        self.counted(result)
+        self.counted(result, peer)
+    }
+
+    /// A request of its own that carries its ticket (a `PaidRequest`): checks it as [`Self::take`] does, and gives the payload that it pays for.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub async fn take_request(
+        &self,
+        request: &[u8],
+        max_bytes: usize,
+        tickets: u64,
+        peer: Option<PeerId>,
+    ) -> Result<(Ticket, Vec<u8>), TicketRefusal> {
+        self.admissible(peer)?;
+        match self.verifier.decode_paid_request(request, max_bytes) {
+            Ok((presented, payload)) => {
+                let result = self.judge(&presented, &payload, tickets, peer).await;
+                Ok((self.counted(result, peer)?, payload))
+            }
+            Err(refusal) => Err(self.refused(refusal, peer)),
+        }
     }
 
     /// As [`Self::take`], for a ticket that is decoded already (a `PaidRequest`'s).
@@ -244,22 +282,45 @@ impl TicketChecker {
         tickets: u64,
         peer: Option<PeerId>,
     ) -> Result<Ticket, TicketRefusal> {
+        self.admissible(peer)?;
         let result = self.judge(presented, request, tickets, peer).await;
-        self.counted(result)
+        self.counted(result, peer)
     }
 
-    fn counted(&self, result: Result<Ticket, TicketRefusal>) -> Result<Ticket, TicketRefusal> {
-        match &result {
-            Ok(ticket) => {
-                self.taken.fetch_add(1, Ordering::Relaxed);
-                self.tickets.fetch_add(ticket.count() as u64, Ordering::Relaxed);
-            }
-            Err(refusal) => {
-                tracing::debug!(code = refusal.code(), "ticket refused");
-                self.refusals.count(refusal.reason());
-            }
+    /// Whether anything of this peer is judged now: asked before its request is even decoded.
+    ///
+    /// # Errors
+    /// [`TicketRefusal::Unavailable`] for a while after a bad proof, or too many refusals. Nothing is spent by it.
+    pub fn admissible(&self, peer: Option<PeerId>) -> Result<(), TicketRefusal> {
+        let Some(peer) = peer else { return Ok(()) };
+        let refusal = if self.conduct.lock().pause(&peer, self.started.elapsed()).is_some() {
+            TicketRefusal::Unavailable { reason: "too many of your requests were refused lately; wait up to a minute" }
+        } else if let Err(overload) = self.batcher.admissible(&peer) {
+            overloaded(overload)
+        } else {
+            return Ok(());
+        };
+        self.refusals.count(refusal.reason());
+        Err(refusal)
+    }
+
+    fn counted(&self, result: Result<Ticket, TicketRefusal>, peer: Option<PeerId>) -> Result<Ticket, TicketRefusal> {
+        let ticket = result.map_err(|refusal| self.refused(refusal, peer))?;
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        self.tickets.fetch_add(ticket.count() as u64, Ordering::Relaxed);
+        Ok(ticket)
+    }
+
+    fn refused(&self, refusal: TicketRefusal, peer: Option<PeerId>) -> TicketRefusal {
+        tracing::debug!(code = refusal.code(), "ticket refused");
+        self.refusals.count(refusal.reason());
+        // What may be right a little later need not be the sender's fault: this provider may be behind the chain, or overloaded.
+        if let Some(peer) = peer
+            && refusal.reason().remedy() != Remedy::SendAgain
+        {
+            self.conduct.lock().refused(&peer, self.started.elapsed());
         }
-        result
+        refusal
     }
 
     /// Counts a refusal that was made outside the checker (a request without payment).
@@ -283,6 +344,8 @@ impl TicketChecker {
         v.check_root(presented, self.chain.root_standing(presented.statement().root))?;
 
         let spent = self.find_spent(slot, presented.nullifiers()).await?;
+        // Without room for its proof a ticket costs no more than this.
+        self.batcher.room(&peer).map_err(overloaded)?;
         // Who didn't sign the request learns nothing about it, and gets no pairing computed.
         v.check_signature(presented, request)?;
         let digest = digest(v, presented, request);
@@ -295,13 +358,7 @@ impl TicketChecker {
         match self.batcher.verify(item, peer).await {
             Ok(Verdict::Valid) => {}
             Ok(Verdict::Invalid) => return Err(TicketRefusal::InvalidProof),
-            Err(Overload::Peer { .. }) => {
-                return Err(TicketRefusal::Unavailable { reason: "too many of your tickets wait; send it again" });
-            }
-            Err(Overload::Penalty { .. }) => {
-                return Err(TicketRefusal::Unavailable { reason: "you sent bad proofs lately; wait up to a minute" });
-            }
-            Err(_) => return Err(TicketRefusal::Unavailable { reason: "too many tickets wait; send it again" }),
+            Err(overload) => return Err(overloaded(overload)),
         }
 
         // Time went on while the proof waited.
@@ -351,7 +408,7 @@ impl TicketChecker {
     /// What the checker did so far.
     #[must_use]
     pub fn counters(&self) -> CheckCounters {
-        let BatchCounters { batches, proofs, splits, .. } = self.batcher.counters();
+        let BatchCounters { batches, proofs, splits, checks, busy, .. } = self.batcher.counters();
         let refused = Reason::ALL
             .iter()
             .zip(&self.refusals.0)
@@ -365,6 +422,8 @@ impl TicketChecker {
             batches,
             proofs,
             split_batches: splits,
+            proof_checks: checks,
+            proof_checks_ms: u64::try_from(busy.as_millis()).unwrap_or(u64::MAX),
             nullifiers_in_memory: self.store.in_memory(),
             commits: self.store.commits(),
             floor: self.store.floor(),
@@ -393,6 +452,15 @@ fn refuse_spent(nullifier: TicketNullifier, spent: Spent, request: RequestDigest
         // Nothing is claimed that isn't known.
         Outcome::Unknown => TicketRefusal::Replayed { nullifier },
     }
+}
+
+fn overloaded(overload: Overload) -> TicketRefusal {
+    let reason = match overload {
+        Overload::Peer { .. } => "too many of your tickets wait; send it again",
+        Overload::Penalty { .. } => BAD_PROOFS,
+        Overload::Queue { .. } | Overload::Stopped => "too many tickets wait; send it again",
+    };
+    TicketRefusal::Unavailable { reason }
 }
 
 fn unavailable(error: &StoreError) -> TicketRefusal {

@@ -129,21 +129,36 @@ impl Till {
         self.paid(result)
     }
 
-    fn paid(&self, result: Result<Ticket, TicketRefusal>) -> Result<Admission, TicketRefusal> {
-        match result {
-            Ok(ticket) => {
-                self.inner.counts.paid.fetch_add(1, Ordering::Relaxed);
-                Ok(Admission::Paid(ticket))
-            }
-            Err(TicketRefusal::PaymentRequired { .. }) => {
-                self.inner.counts.unpaid.fetch_add(1, Ordering::Relaxed);
-                Err(self.payment_required())
-            }
-            Err(refusal) => {
-                self.inner.counts.refused.fetch_add(1, Ordering::Relaxed);
-                Err(refusal)
-            }
+    /// As [`Self::admit`], for a request that carries its ticket (a `PaidRequest`) of at most `max_bytes`. Gives the payload that it pays for.
+    ///
+    /// # Errors
+    /// [`TicketRefusal`].
+    pub async fn admit_request(
+        &self,
+        request: &[u8],
+        max_bytes: usize,
+        tickets: u64,
+        peer: Option<PeerId>,
+    ) -> Result<(Admission, Vec<u8>), TicketRefusal> {
+        match self.inner.checker.take_request(request, max_bytes, tickets, peer).await {
+            Ok((ticket, payload)) => Ok((self.paid(Ok(ticket))?, payload)),
+            Err(refusal) => Err(self.refused(refusal)),
         }
+    }
+
+    fn paid(&self, result: Result<Ticket, TicketRefusal>) -> Result<Admission, TicketRefusal> {
+        let ticket = result.map_err(|refusal| self.refused(refusal))?;
+        self.inner.counts.paid.fetch_add(1, Ordering::Relaxed);
+        Ok(Admission::Paid(ticket))
+    }
+
+    fn refused(&self, refusal: TicketRefusal) -> TicketRefusal {
+        if let TicketRefusal::PaymentRequired { .. } = refusal {
+            self.inner.counts.unpaid.fetch_add(1, Ordering::Relaxed);
+            return self.payment_required();
+        }
+        self.inner.counts.refused.fetch_add(1, Ordering::Relaxed);
+        refusal
     }
 
     fn unpaid(&self, peer: Option<PeerId>) -> Result<Admission, TicketRefusal> {

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use common::{S, World};
 use tributary_provider::check::PaidUse;
 use tributary_provider::store::OnMissing;
+use tributary_waku::PeerId;
 
 const REQUEST: &[u8] = b"a query";
 
-async fn take(world: &World, proof: &[u8]) -> Duration {
+async fn take(world: &World, proof: &[u8], peer: PeerId) -> Duration {
     let start = Instant::now();
-    let ticket = world.checker.take(PaidUse { proof, request: REQUEST, tickets: 1, peer: None }).await.unwrap();
+    let ticket = world.checker.take(PaidUse { proof, request: REQUEST, tickets: 1, peer: Some(peer) }).await.unwrap();
     ticket.served().await.unwrap();
     start.elapsed()
 }
@@ -25,9 +26,10 @@ async fn time_of_a_lone_ticket_and_tickets_a_second() {
     let world = Arc::new(World::open(&dir.path().join("db"), OnMissing::NewPayee, S + 5).await);
 
     let proofs: Vec<_> = (0..300).map(|n| world.pay(n, REQUEST)).collect();
+    let peers: Vec<_> = (0..20).map(|_| PeerId::random()).collect();
     let mut times = Vec::new();
-    for proof in &proofs {
-        times.push(take(&world, proof).await);
+    for (proof, peer) in proofs.iter().zip(peers.iter().cycle()) {
+        times.push(take(&world, proof, *peer).await);
     }
     times.sort();
     println!("lone ticket, all checks, durable, settled: median {:?}, p95 {:?}", times[150], times[285]);
@@ -38,11 +40,12 @@ async fn time_of_a_lone_ticket_and_tickets_a_second() {
     let commits = world.checker.store().commits();
     let workers: Vec<_> = proofs
         .chunks(10)
-        .map(|chunk| {
+        .zip(peers.into_iter().cycle())
+        .map(|(chunk, peer)| {
             let (world, chunk) = (Arc::clone(&world), chunk.to_vec());
             tokio::spawn(async move {
                 for proof in &chunk {
-                    take(&world, proof).await;
+                    take(&world, proof, peer).await;
                 }
             })
         })

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::{CARRY, L, S, World, at, key, nullifier, provider, root, slot, statement, stopped_root};
 use prost::Message as _;
@@ -324,7 +325,9 @@ async fn of_requests_that_race_with_one_nullifier_exactly_one_is_served() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_bad_proof_in_a_batch_costs_the_others_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let w = Arc::new(world(&dir).await);
+    // All are trusted, so that they are batched together.
+    let limits = BatchLimits { good_to_trust: 0, ..BatchLimits::default() };
+    let w = Arc::new(World::open_with(&dir.path().join("db"), OnMissing::NewPayee, S + 5, limits).await);
     let mut all = Vec::new();
     for n in 0..40_u64 {
         let w = Arc::clone(&w);
@@ -385,6 +388,78 @@ async fn a_flood_from_one_peer_leaves_room_for_the_others() {
     let turned_away: Vec<_> = flood.iter().flatten().collect();
     assert!(turned_away.len() > 100, "only {} of the flood were turned away", turned_away.len());
     assert!(turned_away.iter().all(|r| **r == Reason::Unavailable));
+}
+
+async fn reason_for(world: &World, proof: &[u8], peer: PeerId) -> Option<Reason> {
+    let use_ = Use { peer: Some(peer), request: REQUEST, tickets: 1 };
+    match world.till.admit(Some(proof), use_).await {
+        Ok(admission) => world.till.served(admission).await.map(|()| None).unwrap(),
+        Err(refusal) => Some(refusal.reason()),
+    }
+}
+
+/// Until a peer is listened to, which must be so within the longest pause.
+async fn wait_until_admissible(world: &World, peer: PeerId) {
+    let listened_to = async {
+        while let Err(refusal) = world.checker.admissible(Some(peer)) {
+            assert_eq!(refusal.reason(), Reason::Unavailable);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), listened_to).await.expect("the peer is never listened to again");
+}
+
+#[tokio::test]
+async fn who_has_too_many_requests_refused_is_not_listened_to_for_a_while() {
+    let dir = tempfile::tempdir().unwrap();
+    let w = world(&dir).await;
+    let (rude, honest) = (PeerId::random(), PeerId::random());
+    let mut refused = 0;
+    let ended = loop {
+        let reason = reason_for(&w, b"garbage", rude).await;
+        if reason != Some(Reason::Malformed) {
+            break reason;
+        }
+        refused += 1;
+        assert!(refused < 10_000, "refusals have no end");
+    };
+    assert_eq!(ended, Some(Reason::Unavailable), "the request is decoded all the same");
+    assert!(refused >= 40, "an honest mistake or two ({refused}) must go without consequence");
+    assert_eq!(reason_for(&w, b"garbage", honest).await, Some(Reason::Malformed));
+    assert_eq!(reason_for(&w, &w.pay(2, REQUEST), honest).await, None, "another peer is none the worse for it");
+    wait_until_admissible(&w, rude).await;
+    assert_eq!(reason_for(&w, &w.pay(3, REQUEST), rude).await, None);
+}
+
+#[tokio::test]
+async fn what_may_be_right_a_little_later_is_not_held_against_its_sender() {
+    let dir = tempfile::tempdir().unwrap();
+    let w = world(&dir).await;
+    let peer = PeerId::random();
+    // The provider is behind: it doesn't know the root yet.
+    let proof = w.pay(1, REQUEST);
+    let standing = w.chain.roots.lock().remove(&root(0)).unwrap();
+    for _ in 0..200 {
+        assert_eq!(reason_for(&w, &proof, peer).await, Some(Reason::UnknownRoot));
+    }
+    w.chain.roots.lock().insert(root(0), standing);
+    assert_eq!(reason_for(&w, &proof, peer).await, None);
+}
+
+#[tokio::test]
+async fn a_peer_with_one_bad_proof_is_served_again_after_its_penalty() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = BatchLimits { penalty: Duration::from_secs(3), ..BatchLimits::default() };
+    let w = World::open_with(&dir.path().join("db"), OnMissing::NewPayee, S + 5, limits).await;
+    let (peer, other) = (PeerId::random(), PeerId::random());
+    let foreign = w.trapdoor.prove(&statement(100, slot(0)), 3);
+    let bad = spoil_ticket(&w.pay(1, REQUEST), |t| t.proof = foreign.to_vec());
+    let good = w.pay(2, REQUEST);
+    assert_eq!(reason_for(&w, &bad, peer).await, Some(Reason::InvalidProof));
+    assert_eq!(reason_for(&w, &good, peer).await, Some(Reason::Unavailable));
+    assert_eq!(reason_for(&w, &w.pay(3, REQUEST), other).await, None);
+    wait_until_admissible(&w, peer).await;
+    assert_eq!(reason_for(&w, &good, peer).await, None, "what was refused meanwhile isn't spent");
 }
 
 #[tokio::test]

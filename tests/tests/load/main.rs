@@ -11,8 +11,13 @@ const SECONDS: Duration = Duration::from_secs(3);
 #[test]
 fn no_ticket_is_accepted_twice_and_no_bad_one_at_all() {
     // A load that a busy machine bears: what counts here is that every answer is the right one.
-    let load =
-        tickets::Load { valid_per_second: 60, attackers: 4, bad_per_attacker: 20, ..tickets::Load::full(SECONDS) };
+    let load = tickets::Load {
+        valid_per_second: 60,
+        attackers: 4,
+        bad_per_attacker: 20,
+        in_flight: 0,
+        ..tickets::Load::full(SECONDS)
+    };
     let report = tickets::run(&load, &tickets::Flood::ALL);
     for phase in &report.phases {
         assert_eq!(phase.wrongly_refused, 0, "{}: good tickets refused as bad: {phase:?}", phase.flood);
