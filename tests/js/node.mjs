@@ -38,7 +38,7 @@ export class OurNode {
   /** Settings are those of crates/waku/examples/node.rs. */
   static async start(settings = {}) {
     if (!existsSync(PROGRAM)) {
-      throw new Error(`${PROGRAM} is missing: cargo build -p tributary-waku --example node`);
+      throw new Error(`${PROGRAM} is missing: cargo build --workspace --example node`);
     }
     const node = new OurNode();
     const all = {

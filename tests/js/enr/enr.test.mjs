@@ -1,6 +1,6 @@
 // Node records and discv5 of the Rust node against @chainsafe/enr, @waku/enr and @chainsafe/discv5.
 //
-// The Rust node is `cargo build -p tributary-waku --example discover`; DISCOVER names it if it isn't in target/debug.
+// The Rust node is `cargo build --workspace --example discover`; DISCOVER names it if it isn't in target/debug.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
