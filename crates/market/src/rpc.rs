@@ -629,11 +629,19 @@ mod tests {
         let call = async |refuse| {
             let forming = Forming { inner: setup.bus.clone(), refuse: AtomicUsize::new(refuse) };
             let policy = CallPolicy { attempts: 3, wait: Duration::from_secs(2) };
-            let client = SealedClient::new(Arc::new(forming), Arc::new(setup.clock.clone()), policy);
-            client.call(&setup.key, b"x").await.map_err(|error| error.code())
+            let forming = Arc::new(forming);
+            let client = SealedClient::new(forming.clone(), Arc::new(setup.clock.clone()), policy);
+            let answer = client.call(&setup.key, b"x").await.map_err(|error| error.code());
+            (answer, refuse - forming.refuse.load(Ordering::SeqCst))
         };
-        assert_eq!(call(2).await, Ok(b"echo x".to_vec()));
-        assert_eq!(call(3).await, Err("TRB-M024"));
+        let echoed = || Ok(b"echo x".to_vec());
+        assert_eq!(call(2).await, (echoed(), 2));
+        // Longer than one attempt waits: the next one goes on.
+        assert_eq!(call(30).await, (echoed(), 30));
+        let (answer, tries) = call(usize::MAX).await;
+        assert_eq!(answer, Err("TRB-M024"));
+        // Each of three attempts tries at its start and every 100 ms of its 2 s.
+        assert!((3 * 20..=3 * 21).contains(&tries), "{tries}");
     }
 
     #[tokio::test(start_paused = true)]
