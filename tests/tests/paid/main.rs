@@ -93,6 +93,10 @@ struct Market {
 impl Market {
     async fn new() -> Self {
         let shop = Shop::new().await;
+        // Blocks since before the running slot's notice: else its stopped list isn't seen to be final.
+        for _ in 0..8 {
+            shop.advance(MARGIN).await;
+        }
         let (seller, neighbour, client) = (node(true).await, node(false).await, node(false).await);
         for other in [&neighbour, &client] {
             other.dial_within(&seller.listen_addrs()[0], PATIENCE).await.unwrap();
