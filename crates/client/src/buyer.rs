@@ -9,12 +9,13 @@ use tributary_market::{
     choose::{self, Candidate, Choice, Explanation, Preset, Search, Standing},
     clock::Clock as MarketClock,
     negotiate::{
-        FilterWanted, LightpushWanted, MAX_BOUND, StoreWanted, Wanted,
+        FamilyWanted, FilterWanted, LightpushWanted, MAX_BOUND, StoreWanted, Wanted,
         broken::BrokenQuote,
         buyer::{Direct, NegotiationError, QuoteChannel, Wish, negotiate},
     },
     node::connect,
     offer::{Attributes, RateClassId, ServiceId, SignedOffer, UseUnit, VerifiedOffer},
+    property::{FamilyName, Need},
     relay::{RelayClient, VerifiedAnnouncement},
     rpc::{CallPolicy, SealedClient},
 };
@@ -61,7 +62,7 @@ pub struct Want {
 }
 
 /// A service that a buyer looks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sought {
     /// Waku Store, by the page.
     Store {
@@ -82,6 +83,37 @@ pub enum Sought {
         /// Content topics at once, at least 1.
         topics: u32,
     },
+    /// A service of a family beyond Waku's.
+    Family(SoughtFamily),
+}
+
+/// A service of a family beyond Waku's, and how much of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SoughtFamily {
+    /// Its id in offers.
+    pub id: ServiceId,
+    /// The family.
+    pub family: FamilyName,
+    /// Conditions on its properties.
+    pub needs: Vec<Need>,
+    /// The unit that it is priced by.
+    pub unit: UseUnit,
+    /// What a slot takes.
+    pub load: Load,
+}
+
+/// What a slot of a service takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// So many uses, each paid by itself, of so many units each.
+    Uses {
+        /// Uses in a slot.
+        uses: u64,
+        /// Units of one use.
+        units: u64,
+    },
+    /// A lease of this quota.
+    Quota(u32),
 }
 
 impl Sought {
@@ -92,6 +124,7 @@ impl Sought {
             Self::Store { .. } => ServiceId::store(),
             Self::Lightpush { .. } => ServiceId::lightpush(),
             Self::Filter { .. } => ServiceId::filter(),
+            Self::Family(family) => family.id.clone(),
         }
     }
 
@@ -101,15 +134,24 @@ impl Sought {
             Self::Store { .. } => UseUnit::Page,
             Self::Lightpush { .. } => UseUnit::Message,
             Self::Filter { .. } => UseUnit::TopicMinute,
+            Self::Family(family) => family.unit,
         }
     }
 
     /// Units in a slot of this length.
     fn units(&self, slot_length: Seconds) -> u64 {
+        let minutes = slot_length.get().div_ceil(60);
         match self {
             Self::Store { pages, .. } => *pages,
             Self::Lightpush { messages, .. } => *messages,
-            Self::Filter { topics } => u64::from(*topics).saturating_mul(slot_length.get().div_ceil(60)),
+            Self::Filter { topics } => u64::from(*topics).saturating_mul(minutes),
+            Self::Family(family) => match family.load {
+                Load::Uses { uses, units } => uses.saturating_mul(units),
+                Load::Quota(quota) if matches!(family.unit, UseUnit::Minute | UseUnit::TopicMinute) => {
+                    u64::from(quota).saturating_mul(minutes)
+                }
+                Load::Quota(quota) => u64::from(quota),
+            },
         }
     }
 
@@ -123,12 +165,17 @@ impl Sought {
             .service(&service)
             .and_then(|sold| sold.price_of(self.unit()))
             .ok_or_else(|| ClientError::NotSold { what: format!("{service} by {:?}", self.unit()) })?;
-        let units = self.units(slot_length);
+        // A lease of a slot is one proof, whose tickets pay for all of it; pages, messages and uses are paid one by one.
+        let apart = |uses: u64, units: u64| uses.saturating_mul(price.tickets_for(units).unwrap_or(u64::MAX));
         let tickets = match self {
-            // A lease of a slot is one proof, whose tickets pay for all of it.
-            Self::Filter { .. } => price.tickets_for(units).unwrap_or(u64::MAX),
-            // Each page and message is paid by itself.
-            _ => units.saturating_mul(u64::from(price.tickets)),
+            Self::Store { pages, .. } => apart(*pages, 1),
+            Self::Lightpush { messages, .. } => apart(*messages, 1),
+            Self::Filter { .. } => price.tickets_for(self.units(slot_length)).unwrap_or(u64::MAX),
+            Self::Family(SoughtFamily { load: Load::Uses { uses, units }, .. }) => apart(*uses, *units),
+            Self::Family(SoughtFamily { load: Load::Quota(quota), .. }) => offer
+                .service(&service)
+                .and_then(|sold| sold.lease_tickets(*quota, slot_length))
+                .ok_or_else(|| ClientError::NotSold { what: format!("{service} by the slot") })?,
         };
         Ok(u32::try_from(tickets).unwrap_or(u32::MAX))
     }
@@ -474,16 +521,20 @@ impl Buyer {
     }
 
     fn wanted(&self, want: &Want) -> Result<Wanted, ClientError> {
+        if let Sought::Family(SoughtFamily { family, needs, .. }) = &want.service {
+            return Ok(Wanted::Family(FamilyWanted { name: family.clone(), needs: needs.clone() }));
+        }
         let Some(first) = want.content_topics.first() else { return Ok(Wanted::Anything) };
         let pubsub_topic = self.node.pubsub_topic(first)?.to_string();
-        Ok(match want.service {
+        Ok(match &want.service {
             Sought::Store { retention, .. } => Wanted::Store(StoreWanted {
-                retention,
+                retention: *retention,
                 pubsub_topic,
                 content_topics: want.content_topics.iter().map(ToString::to_string).collect(),
             }),
-            Sought::Lightpush { payload, .. } => Wanted::Lightpush(LightpushWanted { pubsub_topic, payload }),
-            Sought::Filter { topics } => Wanted::Filter(FilterWanted { pubsub_topic, topics }),
+            Sought::Lightpush { payload, .. } => Wanted::Lightpush(LightpushWanted { pubsub_topic, payload: *payload }),
+            Sought::Filter { topics } => Wanted::Filter(FilterWanted { pubsub_topic, topics: *topics }),
+            Sought::Family(_) => Wanted::Anything,
         })
     }
 

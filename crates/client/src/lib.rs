@@ -18,7 +18,10 @@ mod store;
 mod tickets;
 
 pub use crate::{
-    buyer::{AgreedTerms, Buyer, BuyerParts, Opened, Sought, Want, open_reputation, tickets_a_page, verdict_score},
+    buyer::{
+        AgreedTerms, Buyer, BuyerParts, Load, Opened, Sought, SoughtFamily, Want, open_reputation, tickets_a_page,
+        verdict_score,
+    },
     desk::{BoundTickets, DeskError, DeskLimits, TicketDesk, TicketOrder, WhichSlot},
     discover::{Directory, Found},
     error::ClientError,

@@ -13,6 +13,7 @@ pub mod lease;
 pub mod negotiate;
 pub mod node;
 pub mod offer;
+pub mod property;
 pub mod relay;
 pub mod rpc;
 pub mod sealed;

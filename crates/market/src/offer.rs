@@ -17,6 +17,7 @@ use tributary_protocol::keys::{PaymentAddress, PoolId};
 use tributary_protocol::time::{Seconds, UnixTime};
 
 use crate::envelope::{self, EnvelopeError, PayloadType, Signer};
+use crate::property::{FamilyName, Properties};
 use crate::proto;
 use crate::sealed::EncryptionKey;
 use crate::wire::{self, WireError};
@@ -410,6 +411,17 @@ pub struct LightpushAttributes {
     pub max_payload: u32,
 }
 
+/// Attributes of a family beyond Waku's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FamilyAttributes {
+    /// The family.
+    pub name: FamilyName,
+    /// How it is sold by the slot, if it is.
+    pub lease: Option<LeaseSale>,
+    /// What the family's specification makes of them.
+    pub properties: Properties,
+}
+
 /// What a service is, by family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -421,6 +433,8 @@ pub enum Attributes {
     Filter(FilterAttributes),
     /// Waku Lightpush.
     Lightpush(LightpushAttributes),
+    /// A family beyond Waku's.
+    Family(FamilyAttributes),
     /// A family that this version doesn't know. It can't be bought with it.
     Unknown,
 }
@@ -449,7 +463,20 @@ impl Service {
         match &self.attributes {
             Attributes::Filter(filter) => filter.lease,
             Attributes::Lightpush(lightpush) => lightpush.lease,
+            Attributes::Family(family) => family.lease,
             Attributes::Store(_) | Attributes::Unknown => None,
+        }
+    }
+
+    /// The family that it belongs to; `None` for one that this version doesn't know.
+    #[must_use]
+    pub fn family(&self) -> Option<&str> {
+        match &self.attributes {
+            Attributes::Store(_) => Some("store"),
+            Attributes::Filter(_) => Some("filter"),
+            Attributes::Lightpush(_) => Some("lightpush"),
+            Attributes::Family(family) => Some(family.name.as_str()),
+            Attributes::Unknown => None,
         }
     }
 
@@ -812,6 +839,11 @@ fn service_to_proto(service: &Service) -> proto::Service {
                 lease: lightpush.lease.map(lease_to_proto),
                 max_payload: lightpush.max_payload,
             })),
+            Attributes::Family(family) => Some(proto::service::Attributes::Family(proto::Family {
+                name: family.name.to_string(),
+                lease: family.lease.map(lease_to_proto),
+                properties: family.properties.to_proto(),
+            })),
             Attributes::Unknown => None,
         },
     }
@@ -868,6 +900,11 @@ fn service_from_proto(service: &proto::Service) -> Result<Service, WireError> {
                 wire::in_range("lightpush.max_payload", u64::from(lightpush.max_payload), 1, MAX_PAYLOAD)?;
                 lightpush.max_payload
             },
+        }),
+        Some(proto::service::Attributes::Family(family)) => Attributes::Family(FamilyAttributes {
+            name: family.name.parse()?,
+            lease: lease_from_proto(family.lease.as_ref())?,
+            properties: Properties::from_proto(&family.properties)?,
         }),
         None => Attributes::Unknown,
     };

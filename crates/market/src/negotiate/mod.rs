@@ -24,6 +24,7 @@ use tributary_protocol::time::{Seconds, UnixTime};
 
 use crate::envelope::EnvelopeError;
 use crate::offer::{self, MAX_LEASE_QUOTA, OfferId, RateClassId, ServiceId, VerifiedOffer};
+use crate::property::{FamilyName, MAX_NEEDS, Need};
 use crate::proto;
 use crate::wire::{self, WireError};
 
@@ -102,6 +103,15 @@ pub struct LightpushWanted {
     pub payload: u32,
 }
 
+/// What a buyer needs of a service of a family beyond Waku's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FamilyWanted {
+    /// The family.
+    pub name: FamilyName,
+    /// Conditions on its properties, at most [`MAX_NEEDS`]; all must hold.
+    pub needs: Vec<Need>,
+}
+
 /// What a buyer needs of a service, by family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -115,6 +125,8 @@ pub enum Wanted {
     Filter(FilterWanted),
     /// A Waku Lightpush.
     Lightpush(LightpushWanted),
+    /// A service of a family beyond Waku's.
+    Family(FamilyWanted),
 }
 
 /// A request for a quote.
@@ -170,6 +182,10 @@ impl QuoteRequest {
                     pubsub_topic: lightpush.pubsub_topic.clone(),
                     payload: lightpush.payload,
                 })),
+                Wanted::Family(family) => Some(proto::quote_request::Wanted::Family(proto::FamilyWanted {
+                    name: family.name.to_string(),
+                    needs: family.needs.iter().map(Need::to_proto).collect(),
+                })),
             },
             rate_class: self.rate_class.0,
             start: self.start.get(),
@@ -211,6 +227,13 @@ impl QuoteRequest {
                     pubsub_topic: wire::text("lightpush.pubsub_topic", &lightpush.pubsub_topic, 256)?,
                     payload: lightpush.payload,
                 }),
+                Some(proto::quote_request::Wanted::Family(family)) => {
+                    wire::in_range("family.needs", family.needs.len() as u64, 0, MAX_NEEDS as u64)?;
+                    Wanted::Family(FamilyWanted {
+                        name: family.name.parse()?,
+                        needs: family.needs.iter().map(Need::from_proto).collect::<Result<_, _>>()?,
+                    })
+                }
             },
             rate_class: RateClassId(request.rate_class),
             start: offer::time("start", request.start)?,

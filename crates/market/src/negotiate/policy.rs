@@ -232,6 +232,13 @@ pub fn missing_attributes(wanted: &Wanted, attributes: &Attributes) -> Vec<Compa
             missing.extend(short.then(|| Compared::new("payload", wanted.payload, lightpush.max_payload)));
             missing
         }
+        (Wanted::Family(wanted), Attributes::Family(family)) if wanted.name == family.name => {
+            let unmet = wanted.needs.iter().filter(|need| !need.met_by(&family.properties));
+            unmet
+                .map(|need| Compared::new(need.property.as_str(), need, family.properties.shown(&need.property)))
+                .collect()
+        }
+        (Wanted::Family(wanted), _) => return vec![Compared::new("family", &wanted.name, "another")],
         (Wanted::Store(_), _) => return vec![Compared::new("family", "store", "another")],
         (Wanted::Filter(_), _) => return vec![Compared::new("family", "filter", "another")],
         (Wanted::Lightpush(_), _) => return vec![Compared::new("family", "lightpush", "another")],

@@ -1,0 +1,1 @@
+//! A paid HTTP reverse proxy.

@@ -1,0 +1,1 @@
+//! AI inference, sold by the prompt.
