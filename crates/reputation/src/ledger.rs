@@ -1,11 +1,13 @@
 //! The book of experience, in SQLite.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row as _, SqlitePool};
+use sqlx::{Row as _, SqlSafeStr as _, SqlitePool};
 use tributary_protocol::time::{Seconds, UnixTime};
 
 use crate::assess::{AssessError, Assessment, ProviderName, ServiceName, Subject, Verdict};
@@ -205,6 +207,14 @@ pub struct Reputation {
     config: Config,
 }
 
+/// Built here and not by sqlx's macro, which would compile SQLite a second time for itself.
+fn migrations() -> Migrator {
+    let step = |version, name, sql: &'static str| {
+        Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![step(1, "local", include_str!("../migrations/0001_local.sql"))])
+}
+
 impl Reputation {
     /// Opens the database at `path`, or makes it.
     ///
@@ -218,7 +228,7 @@ impl Reputation {
             .synchronous(SqliteSynchronous::Full);
         // One connection: updates read what they change.
         let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
-        sqlx::migrate!("./migrations").run(&pool).await?;
+        migrations().run(&pool).await?;
         Ok(Self { pool, config })
     }
 

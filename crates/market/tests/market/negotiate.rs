@@ -14,13 +14,14 @@ use tributary_market::negotiate::policy::{
 };
 use tributary_market::negotiate::provider::{Negotiator, QuoteTimes};
 use tributary_market::negotiate::{
-    AgreedQuote, Compared, CounterOffer, FilterWanted, LightpushWanted, Refusal, RefusalCode, Source, StoreWanted,
-    Terms, Wanted, binds_until,
+    AgreedQuote, Compared, CounterOffer, FamilyWanted, FilterWanted, LightpushWanted, Refusal, RefusalCode, Source,
+    StoreWanted, Terms, Wanted, binds_until,
 };
 use tributary_market::offer::{
-    Attributes, FilterAttributes, LeaseSale, LightpushAttributes, Offer, OfferId, RateClassId, Service, ServiceId,
-    SignedOffer, UsePrice, UseUnit, VerifiedOffer,
+    Attributes, FamilyAttributes, FilterAttributes, LeaseSale, LightpushAttributes, Offer, OfferId, RateClassId,
+    Service, ServiceId, SignedOffer, UsePrice, UseUnit, VerifiedOffer,
 };
+use tributary_market::property::{Need, Properties, PropertyValue, Rule};
 use tributary_market::proto;
 use tributary_protocol::amount::{Price, Rate};
 use tributary_protocol::time::Seconds;
@@ -287,6 +288,58 @@ async fn what_is_wanted_of_filter_and_lightpush_is_compared() {
         Err(NegotiationError::Refused { refusal, .. }) => assert_eq!(refusal.code, RefusalCode::Malformed),
         Err(NegotiationError::Answer { error, .. }) => assert_eq!(error.code(), "TRB-M202"),
         other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// A family that this crate knows nothing of: what is wanted comes over the wire, and is held against the offer's properties.
+#[tokio::test]
+async fn what_is_wanted_of_a_family_is_compared() {
+    let provider = provider();
+    let mut sold = offer();
+    sold.sequence += 1;
+    let id: ServiceId = "inference/small".parse().unwrap();
+    let properties = Properties::new()
+        .with("context", PropertyValue::Number(8192))
+        .and_then(|all| all.with("models", PropertyValue::Texts(vec!["a".into(), "b".into()])))
+        .unwrap();
+    let family = FamilyAttributes { name: "inference".parse().unwrap(), lease: None, properties };
+    sold.services = vec![Service {
+        id: id.clone(),
+        uses: vec![UsePrice { unit: UseUnit::KilotokenOut, quantity: 1, tickets: 2 }],
+        attributes: Attributes::Family(family),
+    }];
+    let provider = Provider { offer: verified(&sold, &key(1)), ..provider };
+    assert_eq!(provider.offer.services, sold.services, "the offer survives the wire");
+    provider.negotiator.set_offer(Some(provider.offer.clone()));
+    let wanted = |name: &str, needs: &[(&str, Rule)]| {
+        let needs = needs.iter().map(|(name, rule)| Need::new(name, rule.clone()).unwrap()).collect();
+        Wish {
+            service: id.clone(),
+            wanted: Wanted::Family(FamilyWanted { name: name.parse().unwrap(), needs }),
+            ..wish()
+        }
+    };
+
+    let all = wanted("inference", &[("context", Rule::AtLeast(8192)), ("models", Rule::Text("b".into()))]);
+    assert_eq!(agree(&Channel::to(&provider), &all).await.unwrap().terms.service, id);
+    for (wish, missing) in [
+        (wanted("turn", &[]), vec![Compared::new("family", "turn", "another")]),
+        (
+            wanted("inference", &[("context", Rule::AtLeast(8193))]),
+            vec![Compared::new("context", "at least 8193", 8192)],
+        ),
+        (
+            wanted("inference", &[("context", Rule::AtMost(1)), ("models", Rule::Text("c".into()))]),
+            vec![Compared::new("context", "at most 1", 8192), Compared::new("models", "c", "a b")],
+        ),
+        (wanted("inference", &[("loaded", Rule::Flag(true))]), vec![Compared::new("loaded", "true", "absent")]),
+    ] {
+        match agree(&Channel::to(&provider), &wish).await {
+            Err(NegotiationError::Refused { refusal, .. }) => {
+                assert_eq!((refusal.code, refusal.compared), (RefusalCode::Attributes, missing));
+            }
+            other => panic!("not refused: {other:?}"),
+        }
     }
 }
 
