@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Listen(Listen),
     /// Step 7: compare what a provider delivered with what was seen.
     Assess(Assess),
+    /// Step 8: rate a provider, anonymously, with a proof that a stream paid it. Rating again by the same stream replaces the rating.
+    Rate(Rate),
     /// Open streams: what is paid, at risk, refundable.
     Streams,
     /// Stop a stream and take back what has not accrued.
@@ -84,6 +86,11 @@ pub(crate) enum Command {
     /// Give tickets for leases to other programs on this machine, such as a js-waku light node.
     #[command(subcommand)]
     Tickets(Daemon),
+    /// Give bought services to ordinary programs on this machine, by a local HTTP port: an upstream that a provider sells as /http/ID/path.
+    Gateway(Gateway),
+    /// Simulate markets; needs no home and no wallet.
+    #[command(subcommand)]
+    Sim(Sim),
     /// Check configuration, keys, chain, artefacts and peers, and name what is wrong.
     Doctor,
     /// Run a Waku node.
@@ -95,6 +102,40 @@ pub(crate) enum Command {
     /// Send other people's transactions for a fee.
     #[command(subcommand)]
     Relayer(Daemon),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sim {
+    /// Attack the reputation: how many purchases go wrong under each attack, and at which spending.
+    Reputation(SimReputation),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimReputation {
+    /// Providers, of whom a fifth is dishonest.
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
+    pub(crate) providers: u32,
+    /// Honest buyers.
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000)]
+    pub(crate) buyers: u32,
+    /// Identities that the attacker adds to its providers.
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub(crate) sybils: u32,
+    /// Seeds 1 to this one are run.
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub(crate) seeds: u64,
+    /// What the pool burns, of 10,000; may be repeated.
+    #[arg(long, value_name = "BPS", default_values_t = [100, 300])]
+    pub(crate) burn: Vec<u32>,
+    /// What attackers spend, as a share of what honest buyers spend.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    pub(crate) spending: f64,
+    /// Leave out the curve of spending against cheated purchases.
+    #[arg(long)]
+    pub(crate) no_curve: bool,
+    /// Write the plots (SVG) into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -164,7 +205,7 @@ pub(crate) struct Discover {
 pub(crate) enum Providers {
     /// All known providers.
     List,
-    /// One provider: offer, score, what the score is made of.
+    /// One provider: offer; of each service the score, what it is made of, what others' ratings say and how much paid money stands behind them.
     Show {
         /// Peer id.
         provider: String,
@@ -323,6 +364,27 @@ pub(crate) struct Listen {
 pub(crate) struct Assess {
     /// Peer id. Unset: the provider of the newest delivery.
     pub(crate) provider: Option<String>,
+    /// Service: store, lightpush or filter. Unset: the one that was used last.
+    #[arg(long)]
+    pub(crate) service: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rate {
+    /// Peer id. Unset: the provider of the newest stream.
+    pub(crate) provider: Option<String>,
+    /// Service. Unset: the one that the stream was opened for.
+    #[arg(long)]
+    pub(crate) service: Option<String>,
+    /// 0 (worthless) to 1 (perfect), in steps of 0.05. Unset: what your assessments since the stream's start come to.
+    #[arg(long, value_name = "SCORE")]
+    pub(crate) score: Option<f64>,
+    /// Publish at a random time within so many seconds. Unset: reputation.rating_delay. 0 publishes at once, which tells when you rated.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) delay: Option<u64>,
+    /// Make none; publish those that are due.
+    #[arg(long, conflicts_with_all = ["provider", "service", "score", "delay"])]
+    pub(crate) due: bool,
 }
 
 #[derive(Debug, Args)]
@@ -356,6 +418,25 @@ pub(crate) struct Withdraw {
     /// Send from the keystore's account instead of through a relayer.
     #[arg(long)]
     pub(crate) direct: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Gateway {
+    /// Buy what a request needs and no open stream pays for, within the caps. Without it such a request is answered with 402.
+    #[arg(long)]
+    pub(crate) buy: bool,
+    /// With --buy: what one purchase may cost, in token base units. Unset: gateway.max_purchase.
+    #[arg(long, value_name = "BASE_UNITS", requires = "buy")]
+    pub(crate) max_purchase: Option<u128>,
+    /// With --buy: what all purchases of 24 hours may cost, in token base units. Unset: gateway.max_per_day.
+    #[arg(long, value_name = "BASE_UNITS", requires = "buy")]
+    pub(crate) max_per_day: Option<u128>,
+    /// With --buy: cheapest, fastest, trusted or private.
+    #[arg(long, requires = "buy")]
+    pub(crate) preset: Option<String>,
+    /// With --buy: highest ticket price, in token base units.
+    #[arg(long, value_name = "BASE_UNITS", requires = "buy")]
+    pub(crate) max_price: Option<u128>,
 }
 
 #[derive(Debug, Subcommand)]

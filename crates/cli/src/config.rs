@@ -1,5 +1,6 @@
 //! Configuration: flags over environment over one commented TOML file over defaults. Unknown keys are errors.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use figment::{
@@ -39,8 +40,14 @@ pub(crate) struct Config {
     pub(crate) waku: Waku,
     /// What a buyer is willing to pay.
     pub(crate) buyer: Buyer,
+    /// Ratings, made and received.
+    pub(crate) reputation: Reputation,
+    /// How services are judged, by service id.
+    pub(crate) assess: BTreeMap<String, Assess>,
     /// What other programs on the buyer's machine are given.
     pub(crate) tickets: Tickets,
+    /// The buyer's local HTTP port.
+    pub(crate) gateway: Gateway,
     /// What a provider sells.
     pub(crate) provider: Provider,
     /// What a relayer charges.
@@ -181,6 +188,42 @@ pub(crate) struct Buyer {
     pub(crate) preset: String,
 }
 
+/// Ratings, made and received.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Reputation {
+    /// How much ratings of others count beside own experience, 0 to 1.
+    pub(crate) network_weight: f64,
+    /// What a usual stream pays in all, in token base units; unset: one token.
+    #[serde(deserialize_with = "number_if_any")]
+    pub(crate) usual_stream: Option<String>,
+    /// A rating is published at a random time within so many seconds.
+    pub(crate) rating_delay: u64,
+}
+
+/// How a service is judged.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Assess {
+    /// A program of the user's that scores; unset: none.
+    #[serde(deserialize_with = "none_if_empty")]
+    pub(crate) program: Option<PathBuf>,
+    /// Its arguments.
+    pub(crate) arguments: Vec<String>,
+    /// Its time, in milliseconds.
+    pub(crate) time_limit_ms: u64,
+    /// Its share of the score, 0 to 1.
+    pub(crate) share: f64,
+    /// Weights of measurements, in place of the built-in ones.
+    pub(crate) weights: BTreeMap<String, f64>,
+}
+
+impl Default for Assess {
+    fn default() -> Self {
+        Self { program: None, arguments: Vec::new(), time_limit_ms: 5000, share: 1.0, weights: BTreeMap::new() }
+    }
+}
+
 /// What other programs on the buyer's machine are given.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -195,11 +238,68 @@ pub(crate) struct Tickets {
     pub(crate) max_total: u64,
 }
 
+/// The buyer's local HTTP port.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Gateway {
+    /// Address of the port, on loopback.
+    pub(crate) listen: String,
+    /// Origins of web pages that may ask, besides programs that are no browser.
+    pub(crate) origins: Vec<String>,
+    /// What one purchase may cost, fee included, in token base units.
+    #[serde(deserialize_with = "number")]
+    pub(crate) max_purchase: String,
+    /// What all purchases of 24 hours may cost, in token base units.
+    #[serde(deserialize_with = "number")]
+    pub(crate) max_per_day: String,
+    /// For how long a service is bought, in seconds.
+    pub(crate) duration: u64,
+    /// Requests in a slot that a purchase of HTTP has room for.
+    pub(crate) http_requests: u64,
+}
+
+/// An HTTP server of the operator's that is sold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HttpUpstream {
+    /// Id of the service in the offer.
+    pub(crate) id: String,
+    /// Where it is: http://host:port/path.
+    pub(crate) upstream: String,
+    /// Methods that are served.
+    #[serde(default = "reading")]
+    pub(crate) methods: Vec<String>,
+    /// Paths that are served, each with what lies below it.
+    #[serde(default = "everything")]
+    pub(crate) paths: Vec<String>,
+    /// What it is, for a person.
+    #[serde(default)]
+    pub(crate) title: Option<String>,
+    /// Tickets for a request and the first megabyte of its answer.
+    #[serde(default = "one")]
+    pub(crate) tickets_per_request: u32,
+    /// Tickets for each further megabyte.
+    #[serde(default = "one")]
+    pub(crate) tickets_per_megabyte: u32,
+}
+
+fn reading() -> Vec<String> {
+    vec!["GET".into(), "HEAD".into()]
+}
+
+fn everything() -> Vec<String> {
+    vec!["/".into()]
+}
+
+const fn one() -> u32 {
+    1
+}
+
 /// What a provider sells.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Provider {
-    /// What is sold: store, filter, lightpush.
+    /// What is sold: store, filter, lightpush, http.
     pub(crate) services: Vec<String>,
     /// Price of one ticket, in token base units.
     #[serde(deserialize_with = "number")]
@@ -229,6 +329,8 @@ pub(crate) struct Provider {
     pub(crate) filter_leases: usize,
     /// Filter: free subscriptions at once.
     pub(crate) filter_free: usize,
+    /// HTTP: the servers behind the proxy.
+    pub(crate) http: Vec<HttpUpstream>,
     /// A program that judges requests for quotes; none if empty.
     #[serde(deserialize_with = "none_if_empty")]
     pub(crate) policy_script: Option<PathBuf>,
@@ -276,7 +378,10 @@ impl Default for Config {
             metrics: Metrics::default(),
             waku: Waku::default(),
             buyer: Buyer::default(),
+            reputation: Reputation::default(),
+            assess: BTreeMap::new(),
             tickets: Tickets::default(),
+            gateway: Gateway::default(),
             provider: Provider::default(),
             relayer: Relayer::default(),
         }
@@ -326,9 +431,28 @@ impl Default for Buyer {
     }
 }
 
+impl Default for Reputation {
+    fn default() -> Self {
+        Self { network_weight: 1.0, usual_stream: None, rating_delay: 21_600 }
+    }
+}
+
 impl Default for Tickets {
     fn default() -> Self {
         Self { listen: "127.0.0.1:0".into(), origins: Vec::new(), max_per_lease: 12, max_total: 1_000 }
+    }
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:0".into(),
+            origins: Vec::new(),
+            max_purchase: "20000000".into(),
+            max_per_day: "100000000".into(),
+            duration: 600,
+            http_requests: 10,
+        }
     }
 }
 
@@ -348,6 +472,7 @@ impl Default for Provider {
             store_retention: 172_800,
             filter_leases: 75,
             filter_free: 25,
+            http: Vec::new(),
             policy_script: None,
             policy_script_timeout_ms: 2_000,
             policy_script_at_once: 4,

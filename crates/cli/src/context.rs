@@ -1,6 +1,7 @@
 //! What commands share: the home folder and what is in it, the node, the chain.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
@@ -14,9 +15,12 @@ use alloy::{
     signers::local::PrivateKeySigner,
 };
 use tributary_bindings::DeploymentManifest;
-use tributary_client::{Buyer, BuyerParts, ClientStore, open_reputation};
+use tributary_client::{Buyer, BuyerParts, ClientStore, OwnAssessor, RatingSettings, open_reputation, usual_stream};
 use tributary_ledger::{Ledger, LedgerConfig, SystemClock};
+use tributary_market::program::Program;
+use tributary_protocol::Amount;
 use tributary_prover::{Circuit, Prover};
+use tributary_reputation::ReputationWeights;
 use tributary_service_waku::Closed;
 use tributary_waku::{
     ArchiveConfig, ArchiveLocation, ClusterId, DiscoveryConfig, DiscoveryLimits, FilterConfig, FilterGate,
@@ -27,11 +31,14 @@ use tributary_wallet::{Origin, Password, Services, Vault, Wallet, WalletConfig, 
 
 use crate::{
     args::Cli,
-    config::{Archive, Config},
+    config::{Archive, Assess, Config},
     daemon::{Part, Stop, Watch},
     error::CliError,
     output::Format,
 };
+
+/// Bytes that a user's assessor may write.
+const MAX_VERDICT: usize = 16 * 1024;
 
 /// Time for a peer to answer a dial.
 const DIAL_LIMIT: Duration = Duration::from_secs(10);
@@ -194,7 +201,45 @@ impl Context {
         let tickets = wallet.tickets(&WalletFolder::new(self.home.clone()).tickets(&scope)).await?;
         let store = ClientStore::open(&self.file("client.db")).await?;
         let reputation = open_reputation(&self.file("reputation.db")).await?;
-        Ok(Buyer::new(BuyerParts { node, wallet, tickets, store, reputation, clock: Arc::new(SystemClock) }).await?)
+        let settings = self.ratings(&wallet)?;
+        let parts = BuyerParts { node, wallet, tickets, store, reputation, clock: Arc::new(SystemClock) };
+        Ok(Buyer::new(parts).await?.with_ratings(settings).await?.with_assessors(self.assessors()?))
+    }
+
+    /// How the user judges services.
+    fn assessors(&self) -> Result<BTreeMap<String, OwnAssessor>, CliError> {
+        let one = |(service, settings): (&String, &Assess)| {
+            if !(0.0..=1.0).contains(&settings.share) {
+                let reason = format!("assess.{service}.share is {}, allowed are 0 to 1", settings.share);
+                return Err(CliError::Input { reason });
+            }
+            let program = settings.program.as_ref().map(|path| {
+                let path = if path.is_absolute() { path.clone() } else { self.home.join(path) };
+                let program = Program {
+                    path,
+                    arguments: settings.arguments.iter().map(Into::into).collect(),
+                    time_limit: Duration::from_millis(settings.time_limit_ms),
+                    max_output: MAX_VERDICT,
+                };
+                (program, settings.share)
+            });
+            Ok((service.clone(), OwnAssessor { weights: settings.weights.clone(), program }))
+        };
+        self.config.assess.iter().map(one).collect()
+    }
+
+    /// How ratings of others are dealt with.
+    fn ratings(&self, wallet: &Wallet) -> Result<RatingSettings, CliError> {
+        let settings = &self.config.reputation;
+        let usual = match settings.usual_stream.as_deref() {
+            Some(text) => text.parse::<u128>().ok().and_then(|units| Amount::new(units).ok()).ok_or_else(|| {
+                CliError::Input { reason: "reputation.usual_stream is no number of base units".into() }
+            })?,
+            None => usual_stream(wallet.ledger().manifest().token.decimals)?,
+        };
+        let key = self.prover(&[Circuit::Ticket])?.verifying_key(Circuit::Ticket)?;
+        let weights = ReputationWeights { network: settings.network_weight };
+        Ok(RatingSettings { weights, ..RatingSettings::new(key, usual) })
     }
 
     /// The key of a node that others know by its id.

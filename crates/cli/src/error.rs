@@ -49,6 +49,9 @@ pub(crate) enum CliError {
     /// The ticket port can't be opened.
     #[error("{address} can't be listened on: {error}; set tickets.listen to a free address")]
     TicketPort { address: std::net::SocketAddr, error: std::io::Error },
+    /// The gateway's port can't be opened.
+    #[error(transparent)]
+    Gateway(#[from] tributary_gateway::PortError),
     /// Something the user typed.
     #[error("{reason}")]
     Input { reason: String },
@@ -145,6 +148,7 @@ impl CliError {
             Self::Signals { .. } => "TRB-X018",
             Self::MetricsPort { .. } => "TRB-X019",
             Self::TicketPort { .. } => "TRB-X028",
+            Self::Gateway(error) => error.code(),
             Self::Chain(_) => "TRB-X012",
             Self::Unhealthy { .. } => "TRB-X014",
             Self::Manifest(_) => "TRB-X020",
@@ -176,6 +180,7 @@ impl CliError {
             | Self::NoPassword
             | Self::MetricsPort { .. }
             | Self::TicketPort { .. }
+            | Self::Gateway(_)
             | Self::Input { .. } => 2,
             Self::Client(error) => match **error {
                 C::Refused { .. } | C::RelayRejected { .. } | C::NoCandidate { .. } => 3,

@@ -14,7 +14,7 @@ use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Cli, Command, Daemon},
+    args::{Cli, Command, Daemon, Sim},
     context::Context,
     error::CliError,
 };
@@ -53,13 +53,16 @@ async fn run(cli: &Cli) -> Result<(), CliError> {
     if let Command::Init(args) = &cli.command {
         return commands::init::run(cli, args);
     }
+    if let Command::Sim(Sim::Reputation(args)) = &cli.command {
+        return commands::sim::reputation(cli, args);
+    }
     let context = Context::load(cli)?;
     match &cli.command {
-        Command::Init(_) => Ok(()),
+        Command::Init(_) | Command::Sim(_) => Ok(()),
         Command::Wallet(command) => commands::wallet::run(&context, command).await,
         Command::Deposit(args) => commands::wallet::deposit(&context, args).await,
         Command::Discover(args) => commands::buyer::discover(&context, args).await,
-        Command::Providers(command) => commands::buyer::providers(&context, command).await,
+        Command::Providers(command) => commands::rate::providers(&context, command).await,
         Command::Choose(args) => commands::buyer::choose(&context, args).await,
         Command::Quote(args) => commands::buyer::quote(&context, args).await,
         Command::Open(args) => commands::buyer::open(&context, args).await,
@@ -68,6 +71,7 @@ async fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Publish(args) => commands::node::publish(&context, args).await,
         Command::Listen(args) => commands::node::listen(&context, args).await,
         Command::Assess(args) => commands::buyer::assess(&context, args).await,
+        Command::Rate(args) => commands::rate::rate(&context, args).await,
         Command::Streams => commands::wallet::streams(&context).await,
         Command::Close(args) => commands::wallet::close(&context, args).await,
         Command::Claim(args) => commands::wallet::claim(&context, args).await,
@@ -75,6 +79,7 @@ async fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Insert => commands::wallet::insert(&context).await,
         Command::Books => commands::wallet::books(&context).await,
         Command::Bench(args) => commands::bench::run(&context, args).await,
+        Command::Gateway(args) => commands::gateway::run(&context, args).await,
         Command::Doctor => commands::doctor::run(&context).await,
         Command::Node(Daemon::Run) => commands::node::run(&context).await,
         Command::Provider(Daemon::Run) => commands::provider::run(&context).await,

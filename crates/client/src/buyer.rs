@@ -1,12 +1,12 @@
 //! Steps 2 to 8 of a purchase.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rand::{SeedableRng as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use tributary_ledger::Clock;
 use tributary_market::{
-    choose::{self, Candidate, Choice, Explanation, Preset, Search, Standing},
+    choose::{self, Candidate, Choice, Explanation, Preset, Search, Standing, StandingParts},
     clock::Clock as MarketClock,
     negotiate::{
         FamilyWanted, FilterWanted, LightpushWanted, MAX_BOUND, StoreWanted, Wanted,
@@ -18,14 +18,17 @@ use tributary_market::{
     property::{FamilyName, Need},
     relay::{RelayClient, VerifiedAnnouncement},
     rpc::{CallPolicy, SealedClient},
+    ticket::Reason,
 };
 use tributary_protocol::{Amount, Commitment, PaymentAddress, Price, ProviderDigest, Rate, Seconds, Slot, UnixTime};
+use tributary_prover::VerifyingKey;
 use tributary_reputation::{
-    Assessment, AssessmentId, Config as ReputationConfig, Fault, FaultKind, ProviderName, Reputation, Score,
-    ServiceName, Subject, Verdict,
-    store::{Ending, PageObserved, Reference, ReturnedMessage, StoreAssessor, StoreObservation},
+    Agreement, Assessment, AssessmentId, Combined, Config as ReputationConfig, Fault, FaultKind, NetworkConfig,
+    NetworkScore, ProviderName, RatingBounds, Reputation, ReputationWeights, Score, ServiceName, Subject, Verdict,
+    combine,
+    store::{Ending, PageObserved, Reference, ReturnedMessage, StoreAssessor, StoreObservation, assess_failure},
 };
-use tributary_waku::{ContentTopic, NodeHandle, PeerId, PubsubTopic, StoreQueryRequest};
+use tributary_waku::{ContentTopic, Multiaddr, NodeHandle, PeerId, PubsubTopic, StoreQueryRequest};
 use tributary_wallet::{
     Intent, OpenStream, OperationKind, Outcome, PayerStream, PreparedTransaction, Rejection, StreamState, Submitter,
     Wallet,
@@ -34,13 +37,16 @@ use tributary_wallet::{
 
 use crate::{
     ClientError,
+    custom::OwnAssessor,
     discover::{Directory, Found},
     lease::{LeaseBuyer, LeasePlan, PaidFilter},
     push::PaidLightpush,
     query::{PagePrice, PaidStore},
+    ratings::{RatingDesk, RatingLimits},
     relay::RelaySubmitter,
     route::PATIENCE,
-    store::{ClientStore, Delivery, Purchase, StoredQuote},
+    session::{Sessions, SpendingCaps},
+    store::{ClientStore, Delivery, Failures, Purchase, StoredQuote},
     tickets::{StreamTickets, TicketSource},
 };
 
@@ -268,7 +274,53 @@ pub struct Buyer {
     directory: Directory,
     store: ClientStore,
     reputation: Reputation,
+    ratings: Option<RatingDesk>,
+    weights: ReputationWeights,
+    assessors: Arc<BTreeMap<String, OwnAssessor>>,
     clock: Arc<dyn Clock>,
+    pub(crate) sessions: Arc<Sessions>,
+}
+
+/// How a buyer deals with ratings of others.
+#[derive(Debug, Clone)]
+pub struct RatingSettings {
+    /// The ticket circuit's verifying key.
+    pub key: Arc<VerifyingKey>,
+    /// How ratings count.
+    pub counting: NetworkConfig,
+    /// How the user weighs them.
+    pub weights: ReputationWeights,
+    /// How much work they may make.
+    pub limits: RatingLimits,
+    /// How many are kept.
+    pub bounds: RatingBounds,
+}
+
+impl RatingSettings {
+    /// The usual settings, for a pool whose usual stream is worth `usual`.
+    #[must_use]
+    pub fn new(key: Arc<VerifyingKey>, usual: Amount) -> Self {
+        Self {
+            key,
+            counting: NetworkConfig::for_stream(usual),
+            weights: ReputationWeights::default(),
+            limits: RatingLimits::default(),
+            bounds: RatingBounds::default(),
+        }
+    }
+}
+
+/// What is known of a provider's service, and from where.
+#[derive(Debug, Clone)]
+pub struct Reputed {
+    /// Own experience.
+    pub own: Score,
+    /// What ratings of others say; none without [`Buyer::with_ratings`].
+    pub network: Option<NetworkScore>,
+    /// Both together: what the choice goes by.
+    pub combined: Combined,
+    /// Failures since it worked last.
+    pub failures: Option<Failures>,
 }
 
 /// What a buyer is made of.
@@ -315,9 +367,55 @@ impl Buyer {
         let BuyerParts { node, wallet, tickets, store, reputation, clock } = parts;
         let market_clock: Arc<dyn MarketClock> = Arc::new(Bridge(Arc::clone(&clock)));
         let directory = Directory::open(node.clone(), store.clone(), market_clock, wallet.ledger().pool()).await?;
-        let buyer = Self { node, wallet, tickets, directory, store, reputation, clock };
+        let sessions = Arc::new(Sessions::default());
+        let (ratings, weights) = (None, ReputationWeights::default());
+        let assessors = Arc::default();
+        let buyer =
+            Self { node, wallet, tickets, directory, store, reputation, ratings, weights, assessors, clock, sessions };
         buyer.report_evidence().await?;
         Ok(buyer)
+    }
+
+    /// Receives ratings of others too, and chooses by them.
+    ///
+    /// # Errors
+    /// When a database fails; [`ClientError::Assess`] for a weight out of its range.
+    pub async fn with_ratings(mut self, settings: RatingSettings) -> Result<Self, ClientError> {
+        let RatingSettings { key, counting, weights, limits, bounds } = settings;
+        weights.check()?;
+        let ledger = self.wallet.ledger().clone();
+        let store = self.reputation.ratings(bounds);
+        let desk = RatingDesk::open(ledger, key, store, counting, limits, self.now()?).await?;
+        self.directory.watch_ratings(desk.clone()).await?;
+        (self.ratings, self.weights) = (Some(desk), weights);
+        Ok(self)
+    }
+
+    /// Judges services as the user would have it, by service id.
+    #[must_use]
+    pub fn with_assessors(mut self, assessors: BTreeMap<String, OwnAssessor>) -> Self {
+        self.assessors = Arc::new(assessors);
+        self
+    }
+
+    /// An assessment as the user would have it. Every assessor's goes through here before it is recorded.
+    pub async fn judged(&self, assessment: Assessment) -> Assessment {
+        match self.assessors.get(assessment.subject.service.as_str()) {
+            Some(own) => own.judge(assessment).await,
+            None => assessment,
+        }
+    }
+
+    /// Ratings of others.
+    ///
+    /// # Errors
+    /// [`ClientError::NoRatings`] without [`Buyer::with_ratings`].
+    pub fn ratings(&self) -> Result<&RatingDesk, ClientError> {
+        self.ratings.as_ref().ok_or(ClientError::NoRatings)
+    }
+
+    pub(crate) const fn ticket_maker(&self) -> &TicketMaker {
+        &self.tickets
     }
 
     /// What is on sale.
@@ -397,13 +495,24 @@ impl Buyer {
     /// # Errors
     /// When the node stopped or a database fails.
     pub async fn find(&self, want: &Want, direct: bool, limit: Duration) -> Result<Found, ClientError> {
+        self.find_among(want, &[], direct, limit).await
+    }
+
+    /// [`Self::find`] of these providers alone; of any if none is named.
+    pub(crate) async fn find_among(
+        &self,
+        want: &Want,
+        only: &[PeerId],
+        direct: bool,
+        limit: Duration,
+    ) -> Result<Found, ClientError> {
         let enough = async {
             let mut looks = tokio::time::interval(LOOK);
             let mut waited = false;
             loop {
                 looks.tick().await;
                 let relayed = direct || !self.directory.relayers().is_empty();
-                if relayed && self.pick(want).await.is_ok_and(|(choice, _)| choice.is_some()) {
+                if relayed && self.pick(want, only).await.is_ok_and(|(choice, _)| choice.is_some()) {
                     break;
                 }
                 waited = true;
@@ -425,7 +534,11 @@ impl Buyer {
     /// # Errors
     /// When a database fails.
     pub async fn choose(&self, want: &Want) -> Result<(Option<Choice>, Explanation), ClientError> {
-        let (choice, explanation) = self.pick(want).await?;
+        self.choose_among(want, &[]).await
+    }
+
+    async fn choose_among(&self, want: &Want, only: &[PeerId]) -> Result<(Option<Choice>, Explanation), ClientError> {
+        let (choice, explanation) = self.pick(want, only).await?;
         if let Some(choice) = &choice {
             let service = want.service.id();
             self.store.put_choice(choice.offer.peer_id(), service.as_str(), self.clock.now()).await?;
@@ -433,23 +546,15 @@ impl Buyer {
         Ok((choice, explanation))
     }
 
-    async fn pick(&self, want: &Want) -> Result<(Option<Choice>, Explanation), ClientError> {
+    async fn pick(&self, want: &Want, only: &[PeerId]) -> Result<(Option<Choice>, Explanation), ClientError> {
         let now = self.now()?;
         let service = want.service.id();
         let mut candidates = Vec::new();
+        let agreement = self.agreement(&service, now).await?;
+        let failures = self.store.failures(service.as_str()).await?;
         for offer in self.directory.offers() {
-            let subject = subject(offer.peer_id(), &service)?;
-            let score = self.reputation.score(&subject, now).await?;
-            let standing = Standing {
-                score: score.value,
-                weight: score.experience.weight(),
-                suspended: score
-                    .suspension
-                    .as_ref()
-                    .map(|suspension| format!("{} until {}", suspension.kind, suspension.until)),
-                latency_ms: score.experience.latency_ms(),
-            };
-            candidates.push(Candidate { offer, standing });
+            let known = self.reputed_with(offer.peer_id(), &service, agreement, &failures, now).await?;
+            candidates.push(Candidate { offer, standing: standing(&known, now) });
         }
         let slot_length = self.wallet.ledger().clock().slot_length();
         let search = Search {
@@ -464,7 +569,7 @@ impl Buyer {
             max_ticket_price: want.max_price,
             max_rate: None,
             min_score: None,
-            only: Vec::new(),
+            only: only.to_vec(),
             ignore: want.ignore.clone(),
             preset: want.preset,
         };
@@ -481,14 +586,25 @@ impl Buyer {
         want: &Want,
         tell: &(dyn Fn(&str) + Sync),
     ) -> Result<(Option<(Choice, AgreedTerms)>, Explanation), ClientError> {
+        self.agree_among(want, &[], None, tell).await
+    }
+
+    /// [`Self::agree`] with one of these providers alone, for a stream that starts then; with any if none is named, and from now.
+    pub(crate) async fn agree_among(
+        &self,
+        want: &Want,
+        only: &[PeerId],
+        start: Option<UnixTime>,
+        tell: &(dyn Fn(&str) + Sync),
+    ) -> Result<(Option<(Choice, AgreedTerms)>, Explanation), ClientError> {
         let mut want = want.clone();
         let mut refusal = None;
         for asked in 1.. {
-            let (choice, explanation) = self.choose(&want).await?;
+            let (choice, explanation) = self.choose_among(&want, only).await?;
             let Some(choice) = choice else {
                 return refusal.map_or(Ok((None, explanation)), Err);
             };
-            match self.negotiate(&choice.offer, choice.rate_class, &want, false).await {
+            match self.negotiate_from(&choice.offer, choice.rate_class, &want, start, false).await {
                 Ok(terms) => return Ok((Some((choice, terms)), explanation)),
                 Err(error @ (ClientError::Negotiation(_) | ClientError::Transport(_))) if asked < MAX_CHOICES => {
                     tell(&format!("no agreement with {}: {error} [{}]", choice.offer.peer_id(), error.code()));
@@ -501,15 +617,136 @@ impl Buyer {
         Err(refusal.unwrap_or(ClientError::NoProvider))
     }
 
-    /// Remembers that a provider did not answer a query that its stream pays for: the next assessment counts it.
+    /// What is known of a provider's service: own experience, ratings of others, failures.
+    ///
+    /// # Errors
+    /// When a database fails.
+    pub async fn reputed(&self, provider: PeerId, service: &ServiceId) -> Result<Reputed, ClientError> {
+        let now = self.now()?;
+        let agreement = self.agreement(service, now).await?;
+        let failures = self.store.failures(service.as_str()).await?;
+        self.reputed_with(provider, service, agreement, &failures, now).await
+    }
+
+    async fn agreement(&self, service: &ServiceId, now: UnixTime) -> Result<Agreement, ClientError> {
+        match &self.ratings {
+            Some(desk) => desk.agreement(&self.reputation, &ServiceName::new(service.as_str())?, now).await,
+            None => Ok(Agreement::default()),
+        }
+    }
+
+    async fn reputed_with(
+        &self,
+        provider: PeerId,
+        service: &ServiceId,
+        agreement: Agreement,
+        failures: &[Failures],
+        now: UnixTime,
+    ) -> Result<Reputed, ClientError> {
+        let subject = subject(provider, service)?;
+        let own = self.reputation.score(&subject, now).await?;
+        let network = match &self.ratings {
+            Some(desk) => Some(desk.score(&subject, agreement, now).await?),
+            None => None,
+        };
+        let combined = combine(&own.experience, network.as_ref(), &self.weights);
+        let provider = provider.to_string();
+        let failures = failures.iter().find(|failures| failures.provider == provider).cloned();
+        Ok(Reputed { own, network, combined, failures })
+    }
+
+    /// Notes how a use of a service ended that was paid for. A failure counts in the provider's score at once, and others are preferred for a while; a
+    /// use that worked ends that.
+    ///
+    /// # Errors
+    /// When a database fails.
+    pub async fn used(&self, provider: PeerId, service: &ServiceId, ending: &Ending) -> Result<(), ClientError> {
+        let now = self.now()?;
+        let id = AssessmentId::new(format!("use-{:032x}", rand::random::<u128>()))?;
+        let Some(assessment) = assess_failure(id, subject(provider, service)?, now, ending) else {
+            return self.store.forget_failures(provider, service.as_str()).await;
+        };
+        self.reputation.record(&assessment).await?;
+        self.note_ending(provider, service, ending).await
+    }
+
+    /// Whether others are preferred from now on, or not any more.
+    pub(crate) async fn note_ending(
+        &self,
+        provider: PeerId,
+        service: &ServiceId,
+        ending: &Ending,
+    ) -> Result<(), ClientError> {
+        match ending.failure() {
+            None => self.store.forget_failures(provider, service.as_str()).await,
+            Some(Verdict::Scored { .. }) => {
+                let reason = ending.describe();
+                tracing::info!(%provider, %service, reason, "a provider failed");
+                self.store.put_failure(provider, service.as_str(), &reason, self.clock.now()).await
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// [`Buyer::used`] after an error; one that is no fault of the provider's changes nothing.
+    ///
+    /// # Errors
+    /// When a database fails.
+    pub async fn failed(&self, provider: PeerId, service: &ServiceId, error: &ClientError) -> Result<(), ClientError> {
+        match self.ending_of(provider, error).await {
+            Some(ending) => self.used(provider, service, &ending).await,
+            None => Ok(()),
+        }
+    }
+
+    /// How a use ended that this error ended; `None` when the error says nothing of the provider.
+    pub async fn ending_of(&self, provider: PeerId, error: &ClientError) -> Option<Ending> {
+        let reason = || error.to_string().chars().filter(|c| !c.is_control()).take(256).collect();
+        match error {
+            ClientError::Refused { reason: Reason::SpentUnserved, .. } => {
+                Some(Ending::FailedAfterPayment { reason: reason() })
+            }
+            ClientError::Refused { reason: Reason::Unavailable, .. }
+            | ClientError::Failed { .. }
+            | ClientError::NoLease { .. } => Some(Ending::Unavailable { reason: reason() }),
+            ClientError::Dial(_)
+            | ClientError::Transport(_)
+            | ClientError::Store(_)
+            | ClientError::LightPush(_)
+            | ClientError::Filter(_) => {
+                let peers = self.node.connected_peers().await;
+                if peers.contains(&provider) {
+                    return Some(Ending::NoAnswer);
+                }
+                Some(Ending::Unreachable { others_reachable: !peers.is_empty() })
+            }
+            _ => None,
+        }
+    }
+
+    /// Remembers what came of a query. One that failed is assessed at once, and others are preferred for a while; one that was answered waits for
+    /// [`Buyer::assess`].
+    ///
+    /// # Errors
+    /// When a database fails.
+    pub async fn delivered(&self, delivery: &Delivery) -> Result<(), ClientError> {
+        self.store.put_delivery(delivery).await?;
+        let provider: PeerId =
+            delivery.provider.parse().map_err(|_| ClientError::Damaged { what: "a provider's id" })?;
+        if delivery.ending.failure().is_some() {
+            self.assess(Some(provider)).await?;
+        }
+        self.note_ending(provider, &delivery.service.parse()?, &delivery.ending).await
+    }
+
+    /// Remembers that a provider did not answer a query that its stream pays for.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn unreachable(&self, provider: PeerId, request: &StoreQueryRequest) -> Result<(), ClientError> {
         let mut delivery = Delivery::begin(provider, request, self.clock.now());
         delivery.ending = Ending::NoAnswer;
-        self.store.put_delivery(&delivery).await?;
-        Ok(())
+        self.delivered(&delivery).await
     }
 
     /// A provider's score for its Store.
@@ -520,7 +757,7 @@ impl Buyer {
         Ok(self.reputation.score(&subject(provider, &ServiceId::store())?, self.now()?).await?)
     }
 
-    fn wanted(&self, want: &Want) -> Result<Wanted, ClientError> {
+    pub(crate) fn wanted(&self, want: &Want) -> Result<Wanted, ClientError> {
         if let Sought::Family(SoughtFamily { family, needs, .. }) = &want.service {
             return Ok(Wanted::Family(FamilyWanted { name: family.clone(), needs: needs.clone() }));
         }
@@ -549,8 +786,20 @@ impl Buyer {
         want: &Want,
         sealed: bool,
     ) -> Result<AgreedTerms, ClientError> {
+        self.negotiate_from(offer, rate_class, want, None, sealed).await
+    }
+
+    async fn negotiate_from(
+        &self,
+        offer: &VerifiedOffer,
+        rate_class: RateClassId,
+        want: &Want,
+        start: Option<UnixTime>,
+        sealed: bool,
+    ) -> Result<AgreedTerms, ClientError> {
         let clock = self.wallet.ledger().clock();
         let now = self.now()?;
+        let start = start.unwrap_or(now);
         let class = offer
             .rate_class(rate_class)
             .ok_or_else(|| ClientError::NotSold { what: format!("rate class {}", rate_class.0) })?;
@@ -559,8 +808,8 @@ impl Buyer {
             service: want.service.id(),
             wanted: self.wanted(want)?,
             rate_class,
-            start: clock.floor(now),
-            latest_start: now.saturating_add(Seconds::new(2 * clock.slot_length().get())?),
+            start: clock.floor(start),
+            latest_start: start.saturating_add(Seconds::new(2 * clock.slot_length().get())?),
             duration: want.duration,
             min_duration: want.duration,
             max_duration: Seconds::new(want.duration.get().saturating_mul(4))?,
@@ -645,7 +894,7 @@ impl Buyer {
     /// # Errors
     /// [`ClientError`].
     pub async fn open(&self, submitter: &dyn Submitter, hurry: bool) -> Result<Opened, ClientError> {
-        self.open_by(submitter, None, hurry, &|_| {}).await
+        self.open_by(submitter, None, Start::from_hurry(hurry), None, &|_| {}).await
     }
 
     /// [`Self::open`] through relayers that take at most `max_fee`, insertion included. One that gives no quote, refuses or keeps silent is passed
@@ -659,19 +908,31 @@ impl Buyer {
         hurry: bool,
         tell: &(dyn Fn(&str) + Sync),
     ) -> Result<Opened, ClientError> {
+        self.open_relayed_from(max_fee, Start::from_hurry(hurry), None, tell).await
+    }
+
+    /// [`Self::open_relayed`] with a choice of the start, within caps.
+    pub(crate) async fn open_relayed_from(
+        &self,
+        max_fee: Amount,
+        start: Start,
+        caps: Option<&SpendingCaps>,
+        tell: &(dyn Fn(&str) + Sync),
+    ) -> Result<Opened, ClientError> {
         let client = RelayClient::new(self.sealed(RELAYER_CALLS), Arc::new(Bridge(Arc::clone(&self.clock))));
         let mut submitter = RelaySubmitter::new(client, self.directory.clone(), max_fee, true);
         if self.directory.relayers().len() > 1 {
             submitter = submitter.patience(RELAYER_PATIENCE);
         }
-        self.open_by(&submitter, Some(&submitter), hurry, tell).await
+        self.open_by(&submitter, Some(&submitter), start, caps, tell).await
     }
 
     async fn open_by(
         &self,
         submitter: &dyn Submitter,
         relayed: Option<&RelaySubmitter>,
-        hurry: bool,
+        start: Start,
+        caps: Option<&SpendingCaps>,
         tell: &(dyn Fn(&str) + Sync),
     ) -> Result<Opened, ClientError> {
         let kept = self.store.open_quote().await?.ok_or(ClientError::NoQuote)?;
@@ -684,12 +945,16 @@ impl Buyer {
         }
         let clock = self.wallet.ledger().clock();
         let rate = Rate::new(terms.rate)?;
-        let start = if hurry {
-            // By the end of the running slot min_streamed has been paid.
-            let before = slots_before(&offer, rate, clock.slot_length());
-            clock.floor(now).saturating_sub(Seconds::new(before)?)
-        } else {
-            clock.ceil(now)?
+        // By the end of the slot that is to be the first, min_streamed has been paid.
+        let before = Seconds::new(slots_before(&offer, rate, clock.slot_length()))?;
+        let hurried = clock.floor(now).saturating_sub(before);
+        let start = match start {
+            Start::NextSlot => clock.ceil(now)?,
+            Start::Hurried => hurried,
+            Start::PayingFrom(slot) => {
+                let latest = clock.floor(UnixTime::new(terms.start_deadline)?);
+                clock.floor(slot).saturating_sub(before).min(latest).max(hurried)
+            }
         };
         let end = clock.ceil(start.saturating_add(Seconds::new(terms.duration)?))?;
         let payee: PaymentAddress =
@@ -699,8 +964,18 @@ impl Buyer {
         let quoted = Quoted { kept, terms, stream };
         let kind = OperationKind::Open;
         let send_terms = submitter.terms(kind).await.map_err(rejected)?;
+        let deposit = Amount::new(quoted.terms.rate.saturating_mul(u128::from(end.since(start).get())))?;
+        let most =
+            Amount::new(deposit.get().saturating_add(relayed.map_or(send_terms.fee, RelaySubmitter::max_fee).get()))?;
+        let spending = self.store.reserve(quoted.kept.provider, most, caps, self.clock.now()).await?;
         let started = std::time::Instant::now();
-        let prepared = self.wallet.prepare(Intent::Open(quoted.stream), send_terms).await?;
+        let prepared = match self.wallet.prepare(Intent::Open(quoted.stream), send_terms).await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.store.release(spending).await?;
+                return Err(error.into());
+            }
+        };
         let mut proving = started.elapsed();
         let sending = std::time::Instant::now();
         let mut made = vec![self.hand_over(&quoted, &prepared, send_terms.fee).await?];
@@ -729,14 +1004,17 @@ impl Buyer {
         let last = made.len() - 1;
         let mined = match &outcome {
             Outcome::Confirmed { .. } => last,
-            Outcome::Rejected(rejection) if last == 0 && rejection.never_sent => return Err(unsent(outcome)),
+            Outcome::Rejected(rejection) if last == 0 && rejection.never_sent => {
+                self.store.release(spending).await?;
+                return Err(unsent(outcome));
+            }
             _ => match self.shown(&made).await? {
                 Some(mined) => mined,
                 None => return Err(unsent(outcome)),
             },
         };
         let (commitment, fee) = made[mined];
-        let deposit = Amount::new(quoted.terms.rate.saturating_mul(u128::from(end.since(start).get())))?;
+        self.store.settle(spending, Amount::new(deposit.get().saturating_add(fee.get()))?).await?;
         Ok(Opened { commitment, start, end, rate, deposit, fee, outcome, proving, sending })
     }
 
@@ -833,17 +1111,24 @@ impl Buyer {
     /// [`ClientError::NoStream`].
     pub async fn paid_store(&self, provider: Option<PeerId>) -> Result<(PaidStore, VerifiedOffer), ClientError> {
         let (tickets, offer) = self.tickets_for(provider, Some(&ServiceId::store())).await?;
+        Ok((self.store_with(tickets, &offer, offer.multiaddrs.clone())?, offer))
+    }
+
+    pub(crate) fn store_with(
+        &self,
+        tickets: Arc<dyn TicketSource>,
+        offer: &VerifiedOffer,
+        addresses: Vec<Multiaddr>,
+    ) -> Result<PaidStore, ClientError> {
         let page_size = offer.service(&ServiceId::store()).and_then(|service| match &service.attributes {
             Attributes::Store(store) => Some(store.page_size),
             _ => None,
         });
         let price = PagePrice {
-            tickets: u8::try_from(tickets_a_page(&offer)?).unwrap_or(u8::MAX),
+            tickets: u8::try_from(tickets_a_page(offer)?).unwrap_or(u8::MAX),
             page_size: page_size.ok_or_else(|| ClientError::NotSold { what: "Waku Store".into() })?,
         };
-        let paid = PaidStore::new(self.node.clone(), offer.peer_id(), tickets, price)
-            .returning(offer.multiaddrs.clone(), PATIENCE);
-        Ok((paid, offer))
+        Ok(PaidStore::new(self.node.clone(), offer.peer_id(), tickets, price).returning(addresses, PATIENCE))
     }
 
     /// Tickets of the running stream that pays a provider, under the terms of the offer it was opened under.
@@ -857,16 +1142,19 @@ impl Buyer {
         self.tickets_for(provider, None).await
     }
 
+    /// Tickets of a stream.
+    pub(crate) fn tickets_of(&self, purchase: &Purchase, stream: &PayerStream, offer: &VerifiedOffer) -> StreamTickets {
+        let paying = paying(purchase, stream, offer);
+        StreamTickets::new(self.tickets.clone(), self.wallet.ledger().clone(), Arc::clone(&self.clock), paying)
+    }
+
     async fn tickets_for(
         &self,
         provider: Option<PeerId>,
         service: Option<&ServiceId>,
     ) -> Result<(Arc<dyn TicketSource>, VerifiedOffer), ClientError> {
         let (purchase, stream, offer) = self.stream_for(provider, service).await?;
-        let paying = paying(&purchase, &stream, &offer);
-        let clock = Arc::clone(&self.clock);
-        let tickets = StreamTickets::new(self.tickets.clone(), self.wallet.ledger().clone(), clock, paying);
-        Ok((Arc::new(tickets), offer))
+        Ok((Arc::new(self.tickets_of(&purchase, &stream, &offer)), offer))
     }
 
     /// What pays for messages that a provider publishes.
@@ -878,14 +1166,21 @@ impl Buyer {
         provider: Option<PeerId>,
     ) -> Result<(PaidLightpush, VerifiedOffer), ClientError> {
         let (tickets, offer) = self.tickets_for(provider, Some(&ServiceId::lightpush())).await?;
+        Ok((self.lightpush_with(tickets, &offer, offer.multiaddrs.clone())?, offer))
+    }
+
+    pub(crate) fn lightpush_with(
+        &self,
+        tickets: Arc<dyn TicketSource>,
+        offer: &VerifiedOffer,
+        addresses: Vec<Multiaddr>,
+    ) -> Result<PaidLightpush, ClientError> {
         let price = offer
             .service(&ServiceId::lightpush())
             .and_then(|service| service.price_of(UseUnit::Message))
             .ok_or_else(|| ClientError::NotSold { what: "Waku Lightpush by the message".into() })?;
         let count = u8::try_from(price.tickets).unwrap_or(u8::MAX);
-        let paid = PaidLightpush::new(self.node.clone(), offer.peer_id(), tickets, count)
-            .returning(offer.multiaddrs.clone(), PATIENCE);
-        Ok((paid, offer))
+        Ok(PaidLightpush::new(self.node.clone(), offer.peer_id(), tickets, count).returning(addresses, PATIENCE))
     }
 
     /// A lease of `quota` at a provider for this node, not bought yet. It is renewed when half of a slot is left.
@@ -899,17 +1194,27 @@ impl Buyer {
         quota: u32,
     ) -> Result<(LeaseBuyer, VerifiedOffer), ClientError> {
         let (tickets, offer) = self.tickets_for(provider, Some(&service)).await?;
+        Ok((self.lease_with(tickets, &offer, offer.multiaddrs.clone(), service, quota)?, offer))
+    }
+
+    pub(crate) fn lease_with(
+        &self,
+        tickets: Arc<dyn TicketSource>,
+        offer: &VerifiedOffer,
+        addresses: Vec<Multiaddr>,
+        service: ServiceId,
+        quota: u32,
+    ) -> Result<LeaseBuyer, ClientError> {
         let length = tickets.clock().slot_length();
-        let count = lease_tickets(&offer, &service, quota, length)?;
         let plan = LeasePlan {
             provider: offer.peer_id(),
-            addresses: offer.multiaddrs.clone(),
+            addresses,
+            tickets: lease_tickets(offer, &service, quota, length)?,
             service,
             quota,
-            tickets: count,
             ahead: Seconds::new(length.get().div_ceil(2))?,
         };
-        Ok((LeaseBuyer::new(self.node.clone(), plan, tickets), offer))
+        Ok(LeaseBuyer::new(self.node.clone(), plan, tickets))
     }
 
     /// A Filter subscription with its lease, kept up in the background.
@@ -955,7 +1260,7 @@ impl Buyer {
     pub async fn assess(&self, provider: Option<PeerId>) -> Result<(Assessment, bool, Score), ClientError> {
         let (number, delivery) = self.store.last_delivery(provider).await?.ok_or(ClientError::NothingDelivered)?;
         let peer: PeerId = delivery.provider.parse().map_err(|_| ClientError::Damaged { what: "a provider's id" })?;
-        let assessment = StoreAssessor::default().assess(&self.observation(&delivery, peer).await?);
+        let assessment = self.judged(StoreAssessor::default().assess(&self.observation(&delivery, peer).await?)).await;
         let counted = self.reputation.record(&assessment).await?;
         self.store.assessed(number).await?;
         Ok((assessment, counted, self.score(peer).await?))
@@ -998,12 +1303,29 @@ impl Buyer {
         })
     }
 
-    fn stored_offer(&self, bytes: &[u8]) -> Result<VerifiedOffer, ClientError> {
+    pub(crate) fn stored_offer(&self, bytes: &[u8]) -> Result<VerifiedOffer, ClientError> {
         stored_offer(&self.wallet, bytes)
     }
 
-    fn now(&self) -> Result<UnixTime, ClientError> {
+    pub(crate) fn now(&self) -> Result<UnixTime, ClientError> {
         Ok(UnixTime::new(self.clock.now())?)
+    }
+}
+
+/// When a stream starts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Start {
+    /// With the next slot.
+    NextSlot,
+    /// So far in the past that its tickets count in the running slot.
+    Hurried,
+    /// So that its tickets count from the slot that begins then, as far as the quote lets it.
+    PayingFrom(UnixTime),
+}
+
+impl Start {
+    const fn from_hurry(hurry: bool) -> Self {
+        if hurry { Self::Hurried } else { Self::NextSlot }
     }
 }
 
@@ -1015,7 +1337,7 @@ struct Quoted {
 }
 
 /// Seconds between a stream's start and the first slot that it pays for: whole slots, in which `min_streamed` is paid.
-fn slots_before(offer: &VerifiedOffer, rate: Rate, slot_length: Seconds) -> u64 {
+pub(crate) fn slots_before(offer: &VerifiedOffer, rate: Rate, slot_length: Seconds) -> u64 {
     let a_slot = rate.get().saturating_mul(u128::from(slot_length.get()));
     let slots = offer.min_streamed.get().div_ceil(a_slot).max(1);
     u64::try_from(slots - 1).unwrap_or(0).saturating_mul(slot_length.get())
@@ -1041,6 +1363,30 @@ fn describe(outcome: &Outcome) -> &str {
     }
 }
 
+/// What the choice is told of a provider.
+fn standing(known: &Reputed, now: UnixTime) -> Standing {
+    let Reputed { own, network, combined, failures } = known;
+    Standing {
+        score: combined.value,
+        weight: combined.own_weight,
+        suspended: own.suspension.as_ref().map(|suspension| format!("{} until {}", suspension.kind, suspension.until)),
+        latency_ms: own.experience.latency_ms(),
+        failing: failures
+            .as_ref()
+            .filter(|failures| now.get() < failures.avoided_until())
+            .map(|failures| format!("{} ({} in a row)", failures.reason, failures.count)),
+        parts: network.as_ref().map(|network| StandingParts {
+            own: combined.own,
+            own_weight: combined.own_weight,
+            network: network.value,
+            network_weight: combined.network_weight,
+            ratings: network.ratings,
+            paid: network.paid,
+            agreement: network.agreement.value,
+        }),
+    }
+}
+
 /// Whether an assessment says something of the provider, and how good.
 #[must_use]
 pub fn verdict_score(assessment: &Assessment) -> Option<f64> {
@@ -1050,11 +1396,11 @@ pub fn verdict_score(assessment: &Assessment) -> Option<f64> {
     }
 }
 
-fn subject(provider: PeerId, service: &ServiceId) -> Result<Subject, ClientError> {
+pub(crate) fn subject(provider: PeerId, service: &ServiceId) -> Result<Subject, ClientError> {
     Ok(Subject { provider: ProviderName::new(provider.to_string())?, service: ServiceName::new(service.as_str())? })
 }
 
-fn stored_offer(wallet: &Wallet, bytes: &[u8]) -> Result<VerifiedOffer, ClientError> {
+pub(crate) fn stored_offer(wallet: &Wallet, bytes: &[u8]) -> Result<VerifiedOffer, ClientError> {
     // It may have expired since: a stream lives on under the offer that it was opened under.
     SignedOffer::from_bytes(bytes.to_vec())
         .verify_whenever(&[wallet.ledger().pool()])
@@ -1068,7 +1414,22 @@ pub(crate) async fn running_stream(
     provider: Option<PeerId>,
     service: Option<&ServiceId>,
 ) -> Result<(Purchase, PayerStream, VerifiedOffer), ClientError> {
+    let open = running_streams(wallet, store, provider, service).await?;
+    let any = || service.map_or_else(|| "any provider".into(), |service| format!("any provider of {service}"));
+    open.into_iter()
+        .next()
+        .ok_or_else(|| ClientError::NoStream { provider: provider.map_or_else(any, |peer| peer.to_string()) })
+}
+
+/// All of them, newest first.
+pub(crate) async fn running_streams(
+    wallet: &Wallet,
+    store: &ClientStore,
+    provider: Option<PeerId>,
+    service: Option<&ServiceId>,
+) -> Result<Vec<(Purchase, PayerStream, VerifiedOffer)>, ClientError> {
     let streams = wallet.payer_streams(false).await?;
+    let mut open = Vec::new();
     for purchase in store.purchases().await? {
         if provider.is_some_and(|wanted| wanted != purchase.provider) {
             continue;
@@ -1080,12 +1441,11 @@ pub(crate) async fn running_stream(
         if let Some(stream) = found {
             let offer = stored_offer(wallet, &purchase.offer)?;
             if service.is_none_or(|service| offer.service(service).is_some()) {
-                return Ok((purchase, stream.clone(), offer));
+                open.push((purchase, stream.clone(), offer));
             }
         }
     }
-    let any = || service.map_or_else(|| "any provider".into(), |service| format!("any provider of {service}"));
-    Err(ClientError::NoStream { provider: provider.map_or_else(any, |peer| peer.to_string()) })
+    Ok(open)
 }
 
 /// Tickets that a lease takes in a slot of this length: 1 to 4, as many as a proof holds.

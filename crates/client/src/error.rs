@@ -1,6 +1,7 @@
 //! What can go wrong for a buyer.
 
 use tributary_market::ticket::Reason;
+use tributary_waku::PeerId;
 
 /// Why a buyer's step failed.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +95,28 @@ pub enum ClientError {
     /// There is nothing to assess.
     #[error("nothing was delivered that could be assessed: run `tributary query`")]
     NothingDelivered,
+    /// There is no stream to rate a provider by.
+    #[error(
+        "no stream was opened to {provider} that a rating could be proved by: a rating needs a slot that was paid in full"
+    )]
+    NothingPaid {
+        /// Peer id, or any.
+        provider: String,
+    },
+    /// There is nothing to make a rating from.
+    #[error("nothing is known of {provider}'s {service} that a score could be made from: assess it, or give --score")]
+    NothingToRate {
+        /// Peer id.
+        provider: String,
+        /// The service.
+        service: String,
+    },
+    /// Ratings of others aren't looked after.
+    #[error("this program was started without ratings of others")]
+    NoRatings,
+    /// A thread ended before its work.
+    #[error("a calculation was interrupted")]
+    Interrupted,
     /// The database holds something that it should not.
     #[error("the client's database holds {what} that does not parse: move it away and discover again")]
     Damaged {
@@ -160,6 +183,38 @@ pub enum ClientError {
         /// Tickets that it takes.
         tickets: u64,
     },
+    /// One purchase would take more than it may.
+    #[error(
+        "the purchase takes up to {needed} base units, one may take {cap}: raise the cap of a purchase, or want less or for a shorter time"
+    )]
+    PurchaseCap {
+        /// Deposit and the relayer's highest fee, base units.
+        needed: u128,
+        /// Base units.
+        cap: u128,
+    },
+    /// The purchases of a day would take more than they may.
+    #[error(
+        "the purchase takes up to {needed} base units, {spent} were spent in the last 24 hours, and {cap} may be: wait, or raise the cap of a day"
+    )]
+    DayCap {
+        /// Deposit and the relayer's highest fee, base units.
+        needed: u128,
+        /// Base units.
+        spent: u128,
+        /// Base units.
+        cap: u128,
+    },
+    /// Who is paid does not answer, and nothing may be bought from anybody else.
+    #[error(
+        "{provider}, which a stream pays, can't be reached ({reason}): wait for it, or allow a purchase from another provider"
+    )]
+    Away {
+        /// The last provider that was tried.
+        provider: PeerId,
+        /// Why it isn't reached.
+        reason: String,
+    },
     /// A topic is malformed.
     #[error(transparent)]
     Topic(#[from] tributary_waku::TopicError),
@@ -219,11 +274,18 @@ impl ClientError {
             Self::LeaseTooLarge { .. } => "TRB-C017",
             Self::UnknownService { .. } => "TRB-C030",
             Self::SeveralShards { .. } => "TRB-C031",
+            Self::PurchaseCap { .. } => "TRB-C040",
+            Self::DayCap { .. } => "TRB-C041",
+            Self::Away { .. } => "TRB-C042",
             Self::Topic(_) => "TRB-C023",
             Self::Range(_) => "TRB-C024",
             Self::Slot(_) => "TRB-C025",
             Self::QuoteExpired { .. } => "TRB-C014",
             Self::NotInserted { .. } => "TRB-C015",
+            Self::NothingPaid { .. } => "TRB-C040",
+            Self::NothingToRate { .. } => "TRB-C041",
+            Self::NoRatings => "TRB-C042",
+            Self::Interrupted => "TRB-C043",
             Self::Negotiation(error) => error.code(),
             Self::Transport(error) => error.code(),
             Self::Reputation(error) => error.code(),

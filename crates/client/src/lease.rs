@@ -98,6 +98,7 @@ pub struct LeaseBuyer {
     state: Mutex<State>,
     health: watch::Sender<LeaseHealth>,
     missed: watch::Sender<u64>,
+    grant: watch::Sender<Option<Vec<u8>>>,
 }
 
 impl LeaseBuyer {
@@ -105,7 +106,19 @@ impl LeaseBuyer {
     #[must_use]
     pub fn new(node: NodeHandle, plan: LeasePlan, tickets: Arc<dyn TicketSource>) -> Self {
         let (health, missed) = (watch::Sender::new(LeaseHealth::None), watch::Sender::new(0));
-        Self { node, plan, tickets, state: Mutex::default(), health, missed }
+        Self { node, plan, tickets, state: Mutex::default(), health, missed, grant: watch::Sender::new(None) }
+    }
+
+    /// What is leased.
+    #[must_use]
+    pub const fn plan(&self) -> &LeasePlan {
+        &self.plan
+    }
+
+    /// What the service gives to who holds the lease, as the provider said last, and changes of it.
+    #[must_use]
+    pub fn watch_grant(&self) -> watch::Receiver<Option<Vec<u8>>> {
+        self.grant.subscribe()
     }
 
     /// How the lease stands, and changes of it.
@@ -254,7 +267,15 @@ impl LeaseBuyer {
     async fn send(&self, request: &[u8]) -> Result<LeaseResponse, ClientError> {
         let LeasePlan { provider, addresses, .. } = &self.plan;
         let answer = Exchange::request(&self.node, *provider, addresses, PROTOCOL, request.to_vec()).await?;
-        Ok(LeaseResponse::decode(&answer)?)
+        let answer = LeaseResponse::decode(&answer)?;
+        if answer.grant.is_some() {
+            self.grant.send_if_modified(|known| {
+                let changed = *known != answer.grant;
+                known.clone_from(&answer.grant);
+                changed
+            });
+        }
+        Ok(answer)
     }
 
     /// Buys the running slot, so that the service can be used now.

@@ -2,33 +2,44 @@
 //!
 //! [`Buyer`] goes through the steps; [`Directory`] knows what is on sale; [`PaidStore`] makes queries whose pages are paid by tickets;
 //! [`PaidLightpush`] publishes and [`PaidFilter`] subscribes for tickets, the latter by a [`LeaseBuyer`];
+//! [`Session`] is a provider that is paid and answers, bought if need be, renewed in time and left when it fails;
 //! [`TicketDesk`] makes tickets for leases that other programs buy; [`RelaySubmitter`] sends transactions through relayers. What must outlive a
 //! command is in [`ClientStore`].
 
 mod buyer;
+mod custom;
 mod desk;
 mod discover;
 mod error;
 mod lease;
 mod push;
 mod query;
+mod rate;
+mod ratings;
 mod relay;
 mod route;
+mod session;
 mod store;
 mod tickets;
+mod uses;
 
 pub use crate::{
     buyer::{
-        AgreedTerms, Buyer, BuyerParts, Load, Opened, Sought, SoughtFamily, Want, open_reputation, tickets_a_page,
-        verdict_score,
+        AgreedTerms, Buyer, BuyerParts, Load, Opened, RatingSettings, Reputed, Sought, SoughtFamily, Want,
+        open_reputation, tickets_a_page, verdict_score,
     },
+    custom::OwnAssessor,
     desk::{BoundTickets, DeskError, DeskLimits, TicketDesk, TicketOrder, WhichSlot},
     discover::{Directory, Found},
     error::ClientError,
     lease::{KeptLease, LeaseBuyer, LeaseHealth, LeasePlan, PaidFilter},
     push::{PaidLightpush, PaidPush},
     query::{PagePrice, PaidPage, PaidStore, is_replay_refusal, unpaid},
+    rate::{MadeRating, RateOrder, SentRating},
+    ratings::{BATCH, RatingDesk, RatingLimits, RatingSource, Settled, usual_stream},
     relay::RelaySubmitter,
-    store::{ClientStore, DeliveredMessage, DeliveredPage, Delivery, Purchase, SeenMessage, StoredQuote},
+    session::{Failure, Session, SpendingCaps},
+    store::{ClientStore, DeliveredMessage, DeliveredPage, Delivery, Failures, Purchase, SeenMessage, StoredQuote},
     tickets::{StreamTickets, TicketSource},
+    uses::{FilterUse, FilterWatch, UseRecord},
 };

@@ -66,6 +66,12 @@ impl RelaySubmitter {
         }
     }
 
+    /// Most that a relayer is paid.
+    #[must_use]
+    pub const fn max_fee(&self) -> Amount {
+        self.max_fee
+    }
+
     /// How long a transaction is asked about before its outcome is unknown; a minute by default.
     #[must_use]
     pub const fn patience(mut self, patience: Duration) -> Self {

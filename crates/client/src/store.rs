@@ -5,10 +5,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sqlx::{Row as _, SqlitePool, sqlite::SqliteRow};
 use tributary_ledger::open_database;
+use tributary_protocol::Amount;
 use tributary_reputation::store::{Ending, StoreQuery};
 use tributary_waku::{MessageHash, PeerId, StoreQueryRequest, Timestamp};
 
-use crate::ClientError;
+use crate::{ClientError, buyer::AgreedTerms, rate::SentRating, session::SpendingCaps, uses::UseRecord};
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS offers (provider TEXT PRIMARY KEY, bytes BLOB NOT NULL, received INTEGER NOT NULL) STRICT;
@@ -27,10 +28,30 @@ CREATE TABLE IF NOT EXISTS purchases (
 CREATE TABLE IF NOT EXISTS deliveries (
   id INTEGER PRIMARY KEY, provider TEXT NOT NULL, at INTEGER NOT NULL, body TEXT NOT NULL, assessed INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE TABLE IF NOT EXISTS spending (id INTEGER PRIMARY KEY, provider TEXT NOT NULL, amount BLOB NOT NULL, at INTEGER NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS spending_at ON spending (at);
+CREATE TABLE IF NOT EXISTS uses (
+  id INTEGER PRIMARY KEY, provider TEXT NOT NULL, service TEXT NOT NULL, at INTEGER NOT NULL, body TEXT NOT NULL,
+  assessed INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE IF NOT EXISTS ratings (
+  commitment BLOB PRIMARY KEY, provider TEXT NOT NULL, service TEXT NOT NULL, score INTEGER NOT NULL, made_at INTEGER NOT NULL,
+  revision INTEGER NOT NULL, due INTEGER NOT NULL, sent INTEGER NOT NULL, payload BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS failures (
+  provider TEXT NOT NULL, service TEXT NOT NULL, at INTEGER NOT NULL, count INTEGER NOT NULL, reason TEXT NOT NULL,
+  PRIMARY KEY (provider, service)
+) STRICT, WITHOUT ROWID;
 ";
+
+/// What counts as a day of spending, seconds.
+const DAY: u64 = 86_400;
 
 /// Messages whose hashes are remembered, at the most; the oldest are forgotten first.
 const MAX_SEEN: i64 = 1_000_000;
+
+/// Uses of Filter and Lightpush that are kept, at the most.
+const MAX_USES: i64 = 1024;
 
 /// A message that the buyer received itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +150,35 @@ pub struct Purchase {
     /// Unix seconds.
     pub at: u64,
 }
+
+/// A provider's latest failures at a service, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failures {
+    /// Peer id.
+    pub provider: String,
+    /// Service id.
+    pub service: String,
+    /// The latest, Unix seconds.
+    pub at: u64,
+    /// How many since it worked last.
+    pub count: u32,
+    /// How the latest showed.
+    pub reason: String,
+}
+
+impl Failures {
+    /// Until when others are preferred: five minutes after the first one, twice as long with each further one, a day at the most.
+    #[must_use]
+    pub fn avoided_until(&self) -> u64 {
+        const FIRST: u64 = 300;
+        const LONGEST: u64 = 86_400;
+        let doublings = self.count.saturating_sub(1).min(20);
+        self.at.saturating_add((FIRST << doublings).min(LONGEST))
+    }
+}
+
+/// Providers and services whose failures are remembered, at the most; the oldest are forgotten first.
+const MAX_FAILURES: i64 = 4096;
 
 /// A quote that was agreed and perhaps not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -354,6 +404,77 @@ impl ClientStore {
         Ok(())
     }
 
+    /// Counts `amount` as spent on a provider, before it is. With caps it is counted only within them.
+    ///
+    /// # Errors
+    /// [`ClientError::PurchaseCap`], [`ClientError::DayCap`]; when the database fails.
+    pub async fn reserve(
+        &self,
+        provider: PeerId,
+        amount: Amount,
+        caps: Option<&SpendingCaps>,
+        now: u64,
+    ) -> Result<i64, ClientError> {
+        let mut tx = self.0.begin_with("BEGIN IMMEDIATE").await?;
+        if let Some(caps) = caps {
+            if amount > caps.purchase {
+                return Err(ClientError::PurchaseCap { needed: amount.get(), cap: caps.purchase.get() });
+            }
+            let amounts =
+                sqlx::query_scalar("SELECT amount FROM spending WHERE at > ?").bind(signed(now.saturating_sub(DAY)));
+            let spent = total(&amounts.fetch_all(&mut *tx).await?)?;
+            if spent.saturating_add(amount.get()) > caps.day.get() {
+                return Err(ClientError::DayCap { needed: amount.get(), spent, cap: caps.day.get() });
+            }
+        }
+        // Twice a day is kept, so that a clock that is set back a little forgets nothing.
+        sqlx::query("DELETE FROM spending WHERE at < ?")
+            .bind(signed(now.saturating_sub(2 * DAY)))
+            .execute(&mut *tx)
+            .await?;
+        let id = sqlx::query("INSERT INTO spending (provider, amount, at) VALUES (?, ?, ?)")
+            .bind(provider.to_string())
+            .bind(&amount.get().to_be_bytes()[..])
+            .bind(signed(now))
+            .execute(&mut *tx)
+            .await?
+            .last_insert_rowid();
+        tx.commit().await?;
+        Ok(id)
+    }
+
+    /// What a purchase took in the end.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn settle(&self, spending: i64, amount: Amount) -> Result<(), ClientError> {
+        sqlx::query("UPDATE spending SET amount = ? WHERE id = ?")
+            .bind(&amount.get().to_be_bytes()[..])
+            .bind(spending)
+            .execute(&self.0)
+            .await?;
+        Ok(())
+    }
+
+    /// A purchase took nothing: certainly nobody has its transaction.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn release(&self, spending: i64) -> Result<(), ClientError> {
+        sqlx::query("DELETE FROM spending WHERE id = ?").bind(spending).execute(&self.0).await?;
+        Ok(())
+    }
+
+    /// What was spent in the 24 hours until `now`, base units. What may be on its way is counted whole.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn spent_in_a_day(&self, now: u64) -> Result<u128, ClientError> {
+        let amounts =
+            sqlx::query_scalar("SELECT amount FROM spending WHERE at > ?").bind(signed(now.saturating_sub(DAY)));
+        total(&amounts.fetch_all(&self.0).await?)
+    }
+
     /// Purchases, newest first, at most 1,024.
     ///
     /// # Errors
@@ -418,6 +539,226 @@ impl ClientStore {
             == 1)
     }
 
+    /// Keeps a use until it is assessed; the oldest are forgotten beyond 1,024. Returns its number.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn put_use(
+        &self,
+        provider: PeerId,
+        service: &str,
+        record: &UseRecord,
+        now: u64,
+    ) -> Result<i64, ClientError> {
+        let body = serde_json::to_string(record).map_err(|_| ClientError::Damaged { what: "a use" })?;
+        let number = sqlx::query("INSERT INTO uses (provider, service, at, body) VALUES (?, ?, ?, ?)")
+            .bind(provider.to_string())
+            .bind(service)
+            .bind(signed(now))
+            .bind(body)
+            .execute(&self.0)
+            .await?
+            .last_insert_rowid();
+        sqlx::query("DELETE FROM uses WHERE id <= ?").bind(number.saturating_sub(MAX_USES)).execute(&self.0).await?;
+        Ok(number)
+    }
+
+    /// The newest use, of `provider` and `service` if they are named: its number, its time and what it was.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_use(
+        &self,
+        provider: Option<PeerId>,
+        service: Option<&str>,
+    ) -> Result<Option<(i64, u64, UseRecord)>, ClientError> {
+        let row = sqlx::query(
+            "SELECT id, at, body FROM uses WHERE (?1 IS NULL OR provider = ?1) AND (?2 IS NULL OR service = ?2)
+             ORDER BY id DESC LIMIT 1",
+        )
+        .bind(provider.map(|peer| peer.to_string()))
+        .bind(service)
+        .fetch_optional(&self.0)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let body: String = row.try_get("body")?;
+        let record = serde_json::from_str(&body).map_err(|_| ClientError::Damaged { what: "a use" })?;
+        Ok(Some((row.try_get("id")?, unsigned(row.try_get("at")?), record)))
+    }
+
+    /// Marks a use as assessed.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn use_assessed(&self, number: i64) -> Result<(), ClientError> {
+        sqlx::query("UPDATE uses SET assessed = 1 WHERE id = ?").bind(number).execute(&self.0).await?;
+        Ok(())
+    }
+
+    /// Whether the buyer received this message itself.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn has_seen(&self, hash: &[u8; 32]) -> Result<bool, ClientError> {
+        let found: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM seen WHERE hash = ?").bind(&hash[..]).fetch_one(&self.0).await?;
+        Ok(found > 0)
+    }
+
+    /// The service that a signed quote was for.
+    ///
+    /// # Errors
+    /// When the database fails, or has no such quote.
+    pub async fn service_of(&self, quote: &[u8]) -> Result<String, ClientError> {
+        let request: Option<Vec<u8>> = sqlx::query_scalar("SELECT request FROM quotes WHERE quote = ?")
+            .bind(quote)
+            .fetch_optional(&self.0)
+            .await?;
+        let terms = request.and_then(|request| serde_json::from_slice::<AgreedTerms>(&request).ok());
+        Ok(terms.ok_or(ClientError::Damaged { what: "a quote" })?.service)
+    }
+
+    /// Keeps a rating before it is published. It replaces the one by the same stream.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn put_rating(&self, rating: &SentRating) -> Result<(), ClientError> {
+        sqlx::query(
+            "INSERT OR REPLACE INTO ratings (commitment, provider, service, score, made_at, revision, due, sent, payload)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(&rating.commitment[..])
+        .bind(rating.provider.to_string())
+        .bind(&rating.service)
+        .bind(i64::from(rating.score))
+        .bind(signed(rating.made_at))
+        .bind(i64::from(rating.revision))
+        .bind(signed(rating.due))
+        .bind(rating.sent)
+        .bind(&rating.payload)
+        .execute(&self.0)
+        .await?;
+        Ok(())
+    }
+
+    /// The rating by a stream.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rating(&self, commitment: &[u8; 32]) -> Result<Option<SentRating>, ClientError> {
+        let row = sqlx::query("SELECT * FROM ratings WHERE commitment = ?")
+            .bind(&commitment[..])
+            .fetch_optional(&self.0)
+            .await?;
+        row.as_ref().map(sent_rating).transpose()
+    }
+
+    /// All ratings that were made, the newest first, at most 1,024.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn ratings(&self) -> Result<Vec<SentRating>, ClientError> {
+        let rows = sqlx::query("SELECT * FROM ratings ORDER BY due DESC LIMIT 1024").fetch_all(&self.0).await?;
+        rows.iter().map(sent_rating).collect()
+    }
+
+    /// Ratings that are due and not published.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn due_ratings(&self, now: u64, limit: u32) -> Result<Vec<SentRating>, ClientError> {
+        let rows = sqlx::query("SELECT * FROM ratings WHERE sent = 0 AND due <= ? ORDER BY due LIMIT ?")
+            .bind(signed(now))
+            .bind(limit)
+            .fetch_all(&self.0)
+            .await?;
+        rows.iter().map(sent_rating).collect()
+    }
+
+    /// Notes that a rating was published.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rating_sent(&self, commitment: &[u8; 32], made_at: u64, revision: u32) -> Result<(), ClientError> {
+        sqlx::query("UPDATE ratings SET sent = 1 WHERE commitment = ? AND made_at = ? AND revision = ?")
+            .bind(&commitment[..])
+            .bind(signed(made_at))
+            .bind(i64::from(revision))
+            .execute(&self.0)
+            .await?;
+        Ok(())
+    }
+
+    /// Notes a provider's failure at a service.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn put_failure(
+        &self,
+        provider: PeerId,
+        service: &str,
+        reason: &str,
+        now: u64,
+    ) -> Result<(), ClientError> {
+        let reason: String = reason.chars().filter(|c| !c.is_control()).take(256).collect();
+        let mut tx = self.0.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query(
+            "INSERT INTO failures (provider, service, at, count, reason) VALUES (?, ?, ?, 1, ?)
+             ON CONFLICT (provider, service) DO UPDATE SET at = excluded.at, count = count + 1, reason = excluded.reason",
+        )
+        .bind(provider.to_string())
+        .bind(service)
+        .bind(signed(now))
+        .bind(reason)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "DELETE FROM failures WHERE (provider, service) IN
+             (SELECT provider, service FROM failures ORDER BY at DESC, provider LIMIT -1 OFFSET ?)",
+        )
+        .bind(MAX_FAILURES)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Notes that a provider's service worked: earlier failures are over.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn forget_failures(&self, provider: PeerId, service: &str) -> Result<(), ClientError> {
+        sqlx::query("DELETE FROM failures WHERE provider = ? AND service = ?")
+            .bind(provider.to_string())
+            .bind(service)
+            .execute(&self.0)
+            .await?;
+        Ok(())
+    }
+
+    /// Failures of all providers at a service.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn failures(&self, service: &str) -> Result<Vec<Failures>, ClientError> {
+        let rows = sqlx::query("SELECT * FROM failures WHERE service = ? ORDER BY at DESC")
+            .bind(service)
+            .fetch_all(&self.0)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let count: i64 = row.try_get("count")?;
+                Ok(Failures {
+                    provider: row.try_get("provider")?,
+                    service: row.try_get("service")?,
+                    at: unsigned(row.try_get("at")?),
+                    count: u32::try_from(count).unwrap_or(u32::MAX),
+                    reason: row.try_get("reason")?,
+                })
+            })
+            .collect()
+    }
+
     async fn put(&self, sql: &'static str, peer: PeerId, bytes: &[u8], now: u64) -> Result<(), ClientError> {
         sqlx::query(sql).bind(peer.to_string()).bind(bytes).bind(signed(now)).execute(&self.0).await?;
         Ok(())
@@ -431,6 +772,28 @@ fn stored_quote(row: &SqliteRow) -> Result<StoredQuote, ClientError> {
         offer: row.try_get("offer")?,
         quote: row.try_get("quote")?,
         request: row.try_get("request")?,
+    })
+}
+
+fn total(amounts: &[Vec<u8>]) -> Result<u128, ClientError> {
+    amounts.iter().try_fold(0u128, |sum, amount| {
+        let amount = amount.as_slice().try_into().map_err(|_| ClientError::Damaged { what: "an amount" })?;
+        Ok(sum.saturating_add(u128::from_be_bytes(amount)))
+    })
+}
+
+fn sent_rating(row: &SqliteRow) -> Result<SentRating, ClientError> {
+    let (score, revision): (i64, i64) = (row.try_get("score")?, row.try_get("revision")?);
+    Ok(SentRating {
+        commitment: *hash(row.try_get("commitment")?).as_bytes(),
+        provider: peer(row.try_get("provider")?)?,
+        service: row.try_get("service")?,
+        score: u16::try_from(score).map_err(|_| ClientError::Damaged { what: "a rating" })?,
+        made_at: unsigned(row.try_get("made_at")?),
+        revision: u32::try_from(revision).map_err(|_| ClientError::Damaged { what: "a rating" })?,
+        due: unsigned(row.try_get("due")?),
+        sent: row.try_get("sent")?,
+        payload: row.try_get("payload")?,
     })
 }
 

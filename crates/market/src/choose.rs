@@ -1,7 +1,8 @@
 //! Choosing a provider: filters, then a score, then a draw among the near-best, with an account of every step.
 //!
 //! The draw keeps the choice from saying much about the chooser, and gives newcomers work. A provider that nobody knows counts as
-//! average: above one known to be bad, below one known to be good.
+//! average: above one known to be bad, below one known to be good. What a stranger's rating is worth can be bought, so a buyer who knows a
+//! good provider itself goes to strangers for [`NEWCOMER_SHARE`] of its uses, whatever is said of them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,11 +29,44 @@ pub struct Standing {
     pub suspended: Option<String>,
     /// Typical answer time.
     pub latency_ms: Option<f64>,
+    /// How it failed lately, if so: it is chosen when nobody else passes.
+    pub failing: Option<String>,
+    /// What the score is made of; only shown.
+    pub parts: Option<StandingParts>,
 }
 
 impl Default for Standing {
     fn default() -> Self {
-        Self { score: 0.5, weight: 0.0, suspended: None, latency_ms: None }
+        Self { score: 0.5, weight: 0.0, suspended: None, latency_ms: None, failing: None, parts: None }
+    }
+}
+
+/// What a provider's score is made of: own experience and ratings of others.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StandingParts {
+    /// What own experience alone says, 0 to 1.
+    pub own: f64,
+    /// How much own experience there is, in uses, faded.
+    pub own_weight: f64,
+    /// What ratings say, 0 to 1; 0.5 without any.
+    pub network: f64,
+    /// What they are worth together, in own uses.
+    pub network_weight: f64,
+    /// How many ratings count.
+    pub ratings: u64,
+    /// What their makers paid the provider, at least, base units.
+    pub paid: f64,
+    /// How well ratings agree with own experience, over all providers: 0 to 1.
+    pub agreement: f64,
+}
+
+impl fmt::Display for StandingParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { own, own_weight, network, network_weight, ratings, paid, agreement } = self;
+        write!(
+            f,
+            "own {own:.2} from {own_weight:.1} uses, ratings {network:.2} worth {network_weight:.1}: {ratings}, {paid:.0} paid, agreement {agreement:.2}"
+        )
     }
 }
 
@@ -200,6 +234,11 @@ pub enum Removed {
         /// Why.
         reason: String,
     },
+    /// It failed lately, and there are others.
+    Failing {
+        /// How.
+        reason: String,
+    },
     /// The score is too low.
     Score {
         /// The provider's score.
@@ -229,6 +268,7 @@ impl fmt::Display for Removed {
             }
             Self::NoClass { classes } => write!(f, "no class fits: {}", classes.join(", ")),
             Self::Suspended { reason } => write!(f, "suspended: {reason}"),
+            Self::Failing { reason } => write!(f, "failed lately, and others are there: {reason}"),
             Self::Score { score, limit } => write!(f, "score {score:.2}, the limit is {limit:.2}"),
             Self::Excluded => f.write_str("excluded by the user"),
         }
@@ -240,7 +280,7 @@ impl fmt::Display for Removed {
 pub struct Score {
     /// The weighted sum of the parts.
     pub total: f64,
-    /// Cheapest price over this one's.
+    /// The low price over this one's, at most 1; a quarter of the candidates may be below the low price.
     pub price: f64,
     /// The provider's standing.
     pub reputation: f64,
@@ -331,6 +371,9 @@ impl fmt::Display for Explanation {
                     probability * 100.0,
                 )?,
             }
+            if let Some(parts) = &line.standing.parts {
+                writeln!(f, "             reputation: {parts}")?;
+            }
         }
         match self.chosen {
             Some(chosen) => write!(f, "chosen: {chosen}"),
@@ -354,9 +397,122 @@ pub struct Choice {
 }
 
 /// Share of the draw that newcomers get together, when there are any beside the near-best.
-const NEWCOMER_SHARE: f64 = 0.1;
-/// A newcomer may cost this many times the cheapest candidate and still be tried.
-const NEWCOMER_MAX_PRICE: f64 = 2.0;
+pub const NEWCOMER_SHARE: f64 = 0.03;
+/// A newcomer may cost this many times the usual low price and still be tried.
+pub const NEWCOMER_MAX_PRICE: f64 = 2.0;
+/// Known good is whom the buyer used itself and expects more of than of somebody unknown.
+pub const KNOWN_GOOD: f64 = 0.5;
+
+/// The price that others are compared with: a quarter of the candidates may be cheaper. The cheapest of all would let one dumping provider
+/// decide how all others compare. (Where a provider is known to be good and is cheaper than that, its price counts.)
+#[must_use]
+pub fn low_price(prices: &mut [u128]) -> Option<u128> {
+    let rank = prices.len() / 4;
+    (rank < prices.len()).then(|| *prices.select_nth_unstable(rank).1)
+}
+
+/// What a score is made of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Parts {
+    /// Price of one unit, base units.
+    pub unit_price: u128,
+    /// The provider's standing, 0 to 1.
+    pub reputation: f64,
+    /// Typical answer time, ms.
+    pub latency_ms: Option<f64>,
+    /// Whether it takes sealed requests.
+    pub sealed: bool,
+}
+
+impl Parts {
+    /// The score, where others' prices are compared with `low`.
+    #[must_use]
+    pub fn score(&self, preset: Preset, low: Option<u128>) -> Score {
+        let weights = preset.weights();
+        let price = relative_price(low, self.unit_price);
+        let reputation = self.reputation.clamp(0.0, 1.0);
+        let latency = self.latency_ms.map_or(0.5, latency_score);
+        let mut total = weights.price * price + weights.reputation * reputation + weights.latency * latency;
+        if preset == Preset::Private && !self.sealed {
+            total *= 0.5;
+        }
+        Score { total, price, reputation, latency }
+    }
+}
+
+/// One who may be drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Contender {
+    /// Its score.
+    pub score: Score,
+    /// Whether the buyer never used it.
+    pub newcomer: bool,
+}
+
+impl Contender {
+    /// Whether the buyer used it itself and would again.
+    #[must_use]
+    pub fn is_known_good(&self) -> bool {
+        !self.newcomer && self.score.reputation > KNOWN_GOOD
+    }
+
+    /// Whether it may share the trials: nobody knows it, and it isn't dear.
+    #[must_use]
+    pub fn may_be_tried(&self) -> bool {
+        self.newcomer && self.score.price >= 1.0 / NEWCOMER_MAX_PRICE
+    }
+}
+
+/// The probability of each to be drawn; they sum to 1 unless there is nobody. The near-best in proportion to their scores, and newcomers
+/// who aren't among them a fixed share besides, evenly. Once somebody is known to be good, the near-best are sought among those known.
+#[must_use]
+pub fn probabilities(preset: Preset, contenders: &[Contender]) -> Vec<f64> {
+    let known_good = contenders.iter().any(Contender::is_known_good);
+    let eligible = |entry: &Contender| !(known_good && entry.newcomer);
+    let Some(best) = contenders.iter().filter(|entry| eligible(entry)).map(|entry| entry.score.total).reduce(f64::max)
+    else {
+        return Vec::new();
+    };
+    let margin = preset.margin();
+    let near = |entry: &Contender| eligible(entry) && entry.score.total >= best - margin;
+    let trial = |entry: &Contender| !near(entry) && entry.may_be_tried();
+    let trials = contenders.iter().filter(|entry| trial(entry)).count();
+    let near_share = if trials > 0 { 1.0 - NEWCOMER_SHARE } else { 1.0 };
+    let weight = |entry: &Contender| match preset {
+        Preset::Private => 1.0,
+        _ => entry.score.total.max(f64::MIN_POSITIVE),
+    };
+    let sum: f64 = contenders.iter().filter(|entry| near(entry)).map(weight).sum();
+    contenders
+        .iter()
+        .map(|entry| {
+            if near(entry) {
+                near_share * weight(entry) / sum
+            } else if trial(entry) {
+                #[allow(clippy::cast_precision_loss)] // A book holds some thousand offers.
+                let trials = trials as f64;
+                NEWCOMER_SHARE / trials
+            } else {
+                0.0
+            }
+        })
+        .collect()
+}
+
+/// Who is drawn, by place, where `point` is even in 0 to 1.
+#[must_use]
+pub fn draw(probabilities: &[f64], mut point: f64) -> Option<usize> {
+    let mut last = None;
+    for (place, &probability) in probabilities.iter().enumerate().filter(|(_, probability)| **probability > 0.0) {
+        if point < probability {
+            return Some(place);
+        }
+        point -= probability;
+        // Rounding may leave a trace of the unit interval.
+        last = Some(place);
+    }
+    last
+}
 
 struct Scored {
     candidate: usize,
@@ -391,6 +547,17 @@ pub fn choose<R: Rng>(
             Err(reason) => removed.push((index, reason)),
         }
     }
+    // Who failed lately is left to those who have nobody else.
+    let failing = |entry: &Scored| candidates[entry.candidate].standing.failing.clone();
+    if scored.iter().any(|entry| failing(entry).is_none()) {
+        scored.retain(|entry| match failing(entry) {
+            Some(reason) => {
+                removed.push((entry.candidate, Removed::Failing { reason }));
+                false
+            }
+            None => true,
+        });
+    }
     score(candidates, search, &mut scored);
     // Ties are broken by the provider's id, so that the order of candidates decides nothing.
     scored.sort_by(|a, b| {
@@ -399,8 +566,15 @@ pub fn choose<R: Rng>(
             .total_cmp(&a.score.total)
             .then_with(|| provider_of(candidates, a).cmp(&provider_of(candidates, b)))
     });
-    spread(candidates, search, &mut scored);
-    let chosen = draw(&scored, rng);
+    let contenders: Vec<_> = scored
+        .iter()
+        .map(|entry| Contender { score: entry.score, newcomer: candidates[entry.candidate].standing.is_newcomer() })
+        .collect();
+    let shares = probabilities(search.preset, &contenders);
+    for (entry, probability) in scored.iter_mut().zip(&shares) {
+        entry.probability = *probability;
+    }
+    let chosen = draw(&shares, rng.r#gen()).map(|place| &scored[place]);
 
     let line = |index: usize, judgement| Considered {
         provider: candidates[index].offer.peer_id(),
@@ -517,26 +691,30 @@ fn filter(candidate: &Candidate, search: &Search, now: UnixTime) -> Result<Fit, 
 }
 
 fn score(candidates: &[Candidate], search: &Search, scored: &mut [Scored]) {
-    let weights = search.preset.weights();
-    let cheapest = scored.iter().map(|entry| entry.unit_price).min();
+    let mut prices: Vec<_> = scored.iter().map(|entry| entry.unit_price).collect();
+    // Many strangers at a high price must not make each other look cheap beside whom the buyer knows.
+    let known_good = scored.iter().filter(|entry| {
+        let standing = &candidates[entry.candidate].standing;
+        !standing.is_newcomer() && standing.score > KNOWN_GOOD
+    });
+    let known = known_good.map(|entry| entry.unit_price).min();
+    let low = low_price(&mut prices).map(|low| known.map_or(low, |known| low.min(known)));
     for entry in scored {
         let candidate = &candidates[entry.candidate];
-        let standing = &candidate.standing;
-        let price = relative_price(cheapest, entry.unit_price);
-        let reputation = standing.score.clamp(0.0, 1.0);
-        let latency = standing.latency_ms.map_or(0.5, latency_score);
-        let mut total = weights.price * price + weights.reputation * reputation + weights.latency * latency;
-        if search.preset == Preset::Private && candidate.offer.encryption_key.is_none() {
-            total *= 0.5;
-        }
-        entry.score = Score { total, price, reputation, latency };
+        let parts = Parts {
+            unit_price: entry.unit_price,
+            reputation: candidate.standing.score,
+            latency_ms: candidate.standing.latency_ms,
+            sealed: candidate.offer.encryption_key.is_some(),
+        };
+        entry.score = parts.score(search.preset, low);
     }
 }
 
 #[allow(clippy::cast_precision_loss)] // A ratio of two prices needs no 53 bits.
-fn relative_price(cheapest: Option<u128>, price: u128) -> f64 {
-    match cheapest {
-        Some(cheapest) if price > 0 => cheapest as f64 / price as f64,
+fn relative_price(low: Option<u128>, price: u128) -> f64 {
+    match low {
+        Some(low) if price > 0 => (low as f64 / price as f64).min(1.0),
         _ => 1.0,
     }
 }
@@ -544,49 +722,4 @@ fn relative_price(cheapest: Option<u128>, price: u128) -> f64 {
 fn latency_score(milliseconds: f64) -> f64 {
     const GOOD_MS: f64 = 100.0;
     (GOOD_MS / milliseconds.max(GOOD_MS)).clamp(0.0, 1.0)
-}
-
-/// Sets the probability of each: near-best by score, newcomers a fixed share besides.
-fn spread(candidates: &[Candidate], search: &Search, scored: &mut [Scored]) {
-    let Some(best) = scored.first().map(|entry| entry.score.total) else {
-        return;
-    };
-    let margin = search.preset.margin();
-    let near = |entry: &Scored| entry.score.total >= best - margin;
-    let trial = |entry: &Scored| {
-        !near(entry)
-            && candidates[entry.candidate].standing.is_newcomer()
-            && entry.score.price >= 1.0 / NEWCOMER_MAX_PRICE
-    };
-    let trials = scored.iter().filter(|entry| trial(entry)).count();
-    let near_share = if trials > 0 { 1.0 - NEWCOMER_SHARE } else { 1.0 };
-    let weight = |entry: &Scored| match search.preset {
-        Preset::Private => 1.0,
-        _ => entry.score.total.max(f64::MIN_POSITIVE),
-    };
-    let sum: f64 = scored.iter().filter(|entry| near(entry)).map(weight).sum();
-    for entry in scored {
-        entry.probability = if near(entry) {
-            near_share * weight(entry) / sum
-        } else if trial(entry) {
-            #[allow(clippy::cast_precision_loss)] // A book holds some thousand offers.
-            let trials = trials as f64;
-            NEWCOMER_SHARE / trials
-        } else {
-            0.0
-        };
-    }
-}
-
-fn draw<'a, R: Rng>(scored: &'a [Scored], rng: &mut R) -> Option<&'a Scored> {
-    let mut point: f64 = rng.r#gen();
-    let possible = || scored.iter().filter(|entry| entry.probability > 0.0);
-    for entry in possible() {
-        if point < entry.probability {
-            return Some(entry);
-        }
-        point -= entry.probability;
-    }
-    // Rounding may leave a trace of the unit interval.
-    possible().next_back()
 }

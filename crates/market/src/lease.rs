@@ -22,6 +22,8 @@ pub const PROTOCOL: &str = "/tributary/lease/1";
 pub const MAX_REQUEST_BYTES: usize = 2048;
 /// Largest answer, bytes.
 pub const MAX_RESPONSE_BYTES: usize = 2048;
+/// What a service hands to the holder of a lease, bytes at most.
+pub const MAX_GRANT_BYTES: usize = 1024;
 /// Slots that an answer lists at most.
 pub const MAX_LEASED_SLOTS: usize = 3;
 
@@ -403,6 +405,9 @@ pub struct LeaseResponse {
     pub lease: Option<Lease>,
     /// The provider's time.
     pub now: UnixTime,
+    /// What the service gives to who holds the lease, such as credentials; 1 to [`MAX_GRANT_BYTES`] bytes. A query is answered with it too, so that a lost
+    /// answer loses nothing.
+    pub grant: Option<Vec<u8>>,
 }
 
 impl LeaseResponse {
@@ -415,7 +420,15 @@ impl LeaseResponse {
             description: status.status_desc.unwrap_or_default(),
             lease,
             now,
+            grant: None,
         }
+    }
+
+    /// With what the service gives. Nothing longer than [`MAX_GRANT_BYTES`] is sent.
+    #[must_use]
+    pub fn with_grant(mut self, grant: Option<Vec<u8>>) -> Self {
+        self.grant = grant.filter(|bytes| (1..=MAX_GRANT_BYTES).contains(&bytes.len()));
+        self
     }
 
     /// The answer's bytes.
@@ -438,6 +451,7 @@ impl LeaseResponse {
                 grace: u32::try_from(lease.grace.get()).unwrap_or(u32::MAX),
             }),
             now: self.now.get(),
+            grant: self.grant.clone().unwrap_or_default(),
         }
         .encode_to_vec()
     }
@@ -472,6 +486,13 @@ impl LeaseResponse {
             description: wire::text("status_desc", &status.status_desc.unwrap_or_default(), MAX_DESCRIPTION)?,
             lease: lease.transpose()?,
             now: offer::time("now", response.now)?,
+            grant: match response.grant {
+                grant if grant.is_empty() => None,
+                grant => {
+                    wire::in_range("grant", grant.len() as u64, 1, MAX_GRANT_BYTES as u64)?;
+                    Some(grant)
+                }
+            },
         })
     }
 

@@ -25,6 +25,12 @@ impl ContentTopic {
         Self::named("relayers")
     }
 
+    /// Ratings of providers.
+    #[must_use]
+    pub fn ratings() -> Self {
+        Self::named("ratings")
+    }
+
     /// Sealed requests to the holder of this key.
     #[must_use]
     pub fn requests_of(key: &EncryptionKey) -> Self {

@@ -511,6 +511,12 @@ pub enum TicketError {
         /// The verifier's time, unix seconds.
         now: u64,
     },
+    /// A rating's minimum is none of the published steps.
+    #[error("a rating proves {found} streamed; the steps are the powers of two")]
+    NoTier {
+        /// Minimum of the rating.
+        found: u128,
+    },
 }
 
 impl ErrorCode for TicketError {
@@ -528,6 +534,7 @@ impl ErrorCode for TicketError {
             Self::WrongMessage => "TRB-1610",
             Self::WrongPurpose { .. } => "TRB-1611",
             Self::FutureRating { .. } => "TRB-1612",
+            Self::NoTier { .. } => "TRB-1613",
         }
     }
 }

@@ -96,6 +96,39 @@ pub fn request_signing_bytes(provider: &ProviderDigest, nf_1: TicketNullifier, r
     bytes
 }
 
+/// What a rating proves to have streamed, at least: a power of two of base units. Steps that are the same for all payees tell amounts apart no finer
+/// than by half, and no payee can set one that marks a buyer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RatingTier(u8);
+
+impl RatingTier {
+    /// The highest tier that `streamed` base units reach; none for 0.
+    #[must_use]
+    pub fn reached(streamed: alloy_primitives::U256) -> Option<Self> {
+        let exponent = streamed.bit_len().checked_sub(1)?;
+        #[expect(clippy::cast_possible_truncation, reason = "below 120")]
+        Some(Self(exponent.min(Amount::BITS as usize - 1) as u8))
+    }
+
+    /// The tier of exactly this amount.
+    ///
+    /// # Errors
+    /// [`TicketError::NoTier`] when it isn't a power of two.
+    pub fn of(amount: Amount) -> Result<Self, TicketError> {
+        if !amount.get().is_power_of_two() {
+            return Err(TicketError::NoTier { found: amount.get() });
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "below 120")]
+        Ok(Self(amount.get().trailing_zeros() as u8))
+    }
+
+    /// What has streamed, at least.
+    #[must_use]
+    pub fn amount(self) -> Amount {
+        Amount::new(1 << self.0).unwrap_or(Amount::MAX)
+    }
+}
+
 /// Public inputs of a ticket or rating.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TicketStatement {
@@ -255,4 +288,25 @@ pub struct OfferTerms {
     pub price: Price,
     /// What must have streamed by the slot's end.
     pub min_streamed: Amount,
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::U256;
+
+    use super::*;
+
+    #[test]
+    fn tiers_are_the_powers_of_two_and_round_down() {
+        assert_eq!(RatingTier::reached(U256::ZERO), None);
+        for (streamed, tier) in [(1_u128, 1), (2, 2), (3, 2), (1000, 512), (1024, 1024), (u128::MAX, 1 << 119)] {
+            assert_eq!(RatingTier::reached(U256::from(streamed)).unwrap().amount().get(), tier);
+            let amount = Amount::new(tier).unwrap();
+            assert_eq!(RatingTier::of(amount).unwrap().amount(), amount);
+        }
+        for found in [0, 3, 600] {
+            let refused = RatingTier::of(Amount::new(found).unwrap());
+            assert!(matches!(refused, Err(TicketError::NoTier { found: value }) if value == found));
+        }
+    }
 }

@@ -304,6 +304,12 @@ impl TicketChecker {
         Err(refusal)
     }
 
+    /// Whether requests of this peer are judged at the moment: not for a while after too many of them were refused.
+    #[must_use]
+    pub fn listens_to(&self, peer: &PeerId) -> bool {
+        self.conduct.lock().pause(peer, self.started.elapsed()).is_none()
+    }
+
     fn counted(&self, result: Result<Ticket, TicketRefusal>, peer: Option<PeerId>) -> Result<Ticket, TicketRefusal> {
         let ticket = result.map_err(|refusal| self.refused(refusal, peer))?;
         self.taken.fetch_add(1, Ordering::Relaxed);

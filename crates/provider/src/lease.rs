@@ -4,8 +4,8 @@
 //! is in the nullifier store before a lease is granted.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -53,6 +53,13 @@ pub struct LeaseCounters {
     pub held: usize,
 }
 
+/// What a service gives to the holders of its leases.
+pub trait LeaseGrants: std::fmt::Debug + Send + Sync {
+    /// What `peer` gets, which holds `lease` at `now`: the same as long as the lease is kept up. At most
+    /// [`MAX_GRANT_BYTES`](lease::MAX_GRANT_BYTES); more is not sent.
+    fn grant(&self, peer: PeerId, lease: &Lease, now: UnixTime) -> Option<Vec<u8>>;
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     quota: u32,
@@ -67,6 +74,7 @@ pub struct LeaseBook {
     service: ServiceId,
     rules: LeaseRules,
     leases: Mutex<HashMap<PeerId, Slots>>,
+    grants: OnceLock<Arc<dyn LeaseGrants>>,
     granted: AtomicU64,
     refused: AtomicU64,
 }
@@ -75,7 +83,20 @@ impl LeaseBook {
     /// An empty book.
     #[must_use]
     pub fn new(service: ServiceId, rules: LeaseRules) -> Self {
-        Self { service, rules, leases: Mutex::default(), granted: AtomicU64::new(0), refused: AtomicU64::new(0) }
+        let (granted, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { service, rules, leases: Mutex::default(), grants: OnceLock::new(), granted, refused }
+    }
+
+    /// From now on answers carry what the service gives. Said once, before the first lease is sold; later calls change nothing.
+    pub fn give(&self, grants: Arc<dyn LeaseGrants>) {
+        let _ = self.grants.set(grants);
+    }
+
+    /// Who holds a lease, with it.
+    #[must_use]
+    pub fn holders(&self, now: UnixTime) -> Vec<(PeerId, Lease)> {
+        let peers: Vec<_> = self.leases.lock().keys().copied().collect();
+        peers.into_iter().filter_map(|peer| Some((peer, self.lease(&peer, now)?))).collect()
     }
 
     /// The service.
@@ -251,7 +272,9 @@ impl LeaseDesk {
                 book.refused.fetch_add(1, Ordering::Relaxed);
             }
         }
-        LeaseResponse::new(result.as_ref().err(), book.and_then(|book| book.lease(&peer, now)), now)
+        let held = book.and_then(|book| Some((book, book.lease(&peer, now)?)));
+        let grant = held.as_ref().and_then(|(book, lease)| book.grants.get()?.grant(peer, lease, now));
+        LeaseResponse::new(result.as_ref().err(), held.map(|(_, lease)| lease), now).with_grant(grant)
     }
 
     fn find(&self, service: &ServiceId) -> Result<&(Till, Arc<LeaseBook>), LeaseRefusal> {
@@ -303,9 +326,13 @@ impl RequestHandler for LeaseDesk {
         Some(self.answer(peer, &request).await.encode().into())
     }
 
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        self.till.checker().listens_to(peer)
+    }
+
     fn refuse(&self, refusal: Refusal) -> Option<Bytes> {
         let refusal = match refusal {
-            Refusal::RateLimited | Refusal::Busy => LeaseRefusal::TooManyRequests,
+            Refusal::RateLimited | Refusal::NotListened | Refusal::Busy => LeaseRefusal::TooManyRequests,
             Refusal::TooLarge { len, .. } => LeaseRefusal::Malformed(tributary_market::wire::WireError::TooLarge {
                 message: "lease request",
                 size: usize::try_from(len).unwrap_or(usize::MAX),

@@ -2,6 +2,10 @@
 //!
 //! Good and bad experience are pseudo-counts of a Beta distribution; what is known of nobody in particular is one of each. Both halve
 //! with every half-life, so old experience fades and a score moves back towards the middle when nothing new comes.
+//!
+//! A provider that served well for a month and then turns would live on that month for many uses more. So the last uses are counted a
+//! second time, each new one halving those before it; they can lower a score, and never raise it. After one failure a good provider still
+//! comes before those whom nobody knows, after two it doesn't.
 
 use serde::{Deserialize, Serialize};
 use tributary_protocol::time::{Seconds, UnixTime};
@@ -44,6 +48,12 @@ pub struct Experience {
     pub latency_sum: f64,
     /// Weight of that sum.
     pub latency_weight: f64,
+    /// Good experience of the last uses.
+    #[serde(default)]
+    pub recent_good: f64,
+    /// Bad experience of the last uses.
+    #[serde(default)]
+    pub recent_bad: f64,
     /// Assessments ever counted.
     pub assessments: u64,
     /// The time that the counts are decayed to.
@@ -54,7 +64,16 @@ impl Experience {
     /// No experience.
     #[must_use]
     pub const fn none(now: UnixTime) -> Self {
-        Self { good: 0.0, bad: 0.0, latency_sum: 0.0, latency_weight: 0.0, assessments: 0, updated_at: now }
+        Self {
+            good: 0.0,
+            bad: 0.0,
+            latency_sum: 0.0,
+            latency_weight: 0.0,
+            recent_good: 0.0,
+            recent_bad: 0.0,
+            assessments: 0,
+            updated_at: now,
+        }
     }
 
     /// The same as of `now`. Before `updated_at` nothing changes: a clock that is set back makes nothing younger.
@@ -66,18 +85,24 @@ impl Experience {
             bad: self.bad * factor,
             latency_sum: self.latency_sum * factor,
             latency_weight: self.latency_weight * factor,
+            recent_good: self.recent_good * factor,
+            recent_bad: self.recent_bad * factor,
             assessments: self.assessments,
             updated_at: self.updated_at.max(now),
         }
     }
 
-    /// Adds an experience made at `at`. The order in which experiences are added doesn't matter: a late one comes in already faded.
+    /// Adds an experience made at `at`. For the long view the order in which experiences are added doesn't matter: a late one comes in
+    /// already faded.
     #[must_use]
     pub fn with(&self, score: f64, weight: f64, latency_ms: Option<f64>, at: UnixTime, decay: &Decay) -> Self {
         let mut sum = self.at(at, decay);
         let weight = weight * decay.factor(sum.updated_at.since(at));
         sum.good += weight * score;
         sum.bad += weight * (1.0 - score);
+        let fading = (-weight).exp2();
+        sum.recent_good = sum.recent_good * fading + weight * score;
+        sum.recent_bad = sum.recent_bad * fading + weight * (1.0 - score);
         if let Some(latency) = latency_ms {
             sum.latency_sum += weight * latency;
             sum.latency_weight += weight;
@@ -90,6 +115,19 @@ impl Experience {
     #[must_use]
     pub fn mean(&self) -> f64 {
         (PRIOR + self.good) / (2.0 * PRIOR + self.good + self.bad)
+    }
+
+    /// What a score over the long run comes to in view of the last uses: less when these were worse.
+    #[must_use]
+    pub fn lowered(&self, long: f64) -> f64 {
+        let recent = (long + self.recent_good) / (1.0 + self.recent_good + self.recent_bad);
+        long.min(recent)
+    }
+
+    /// Expected quality at the next use, 0 to 1: the mean, or less when the last uses were worse.
+    #[must_use]
+    pub fn value(&self) -> f64 {
+        self.lowered(self.mean())
     }
 
     /// How much experience there is, without the prior.
@@ -130,6 +168,23 @@ mod tests {
             many = many.with(1.0, 1.0, None, time(0), &decay());
         }
         assert!(many.mean() > 0.99);
+    }
+
+    #[test]
+    fn one_failure_costs_the_lead_and_two_cost_the_trust() {
+        let add = |sum: Experience, score| sum.with(score, 1.0, None, time(0), &decay());
+        let good = (0..30).fold(Experience::none(time(0)), |sum, _| add(sum, 1.0));
+        assert!((good.value() - good.mean()).abs() < 1e-12);
+        let once = add(good, 0.0);
+        assert!(once.mean() > 0.9 && (0.55..0.75).contains(&once.value()), "{}", once.value());
+        let twice = add(once, 0.0);
+        assert!(twice.mean() > 0.9 && twice.value() < 0.5, "{}", twice.value());
+        let mended = (0..4).fold(once, |sum, _| add(sum, 1.0));
+        assert!(mended.value() > 0.85, "{}", mended.value());
+        // Good uses of late don't make up for a bad history.
+        let bad = (0..30).fold(Experience::none(time(0)), |sum, _| add(sum, 0.0));
+        let praised = (0..3).fold(bad, |sum, _| add(sum, 1.0));
+        assert!((praised.value() - praised.mean()).abs() < 1e-12);
     }
 
     #[test]

@@ -189,6 +189,9 @@ impl fmt::Display for Score {
                 self.experience.weight(),
                 self.experience.assessments,
             )?;
+            if self.value < self.experience.mean() {
+                f.write_str(", less for its last uses")?;
+            }
         }
         if let Some(latency) = self.experience.latency_ms() {
             write!(f, ", {latency:.0} ms")?;
@@ -212,7 +215,11 @@ fn migrations() -> Migrator {
     let step = |version, name, sql: &'static str| {
         Migration::new(version, Cow::Borrowed(name), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![step(1, "local", include_str!("../migrations/0001_local.sql"))])
+    Migrator::with_migrations(vec![
+        step(1, "local", include_str!("../migrations/0001_local.sql")),
+        step(2, "recent", include_str!("../migrations/0002_recent.sql")),
+        step(3, "ratings", include_str!("../migrations/0003_ratings.sql")),
+    ])
 }
 
 impl Reputation {
@@ -230,6 +237,10 @@ impl Reputation {
         let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
         migrations().run(&pool).await?;
         Ok(Self { pool, config })
+    }
+
+    pub(crate) const fn pool(&self) -> &SqlitePool {
+        &self.pool
     }
 
     /// Closes the database. What was recorded is on disk already.
@@ -287,9 +298,9 @@ impl Reputation {
         let latency = assessment.value("latency");
         let after = before.with(score, weight, latency, assessment.at, &self.config.decay);
         sqlx::query(
-            "INSERT INTO experience (provider, service, good, bad, latency_sum, latency_weight, assessments, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) \
+            "INSERT INTO experience (provider, service, good, bad, latency_sum, latency_weight, recent_good, recent_bad, assessments, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
              ON CONFLICT (provider, service) DO UPDATE SET good = excluded.good, bad = excluded.bad, latency_sum = excluded.latency_sum, \
-             latency_weight = excluded.latency_weight, assessments = excluded.assessments, updated_at = excluded.updated_at",
+             latency_weight = excluded.latency_weight, recent_good = excluded.recent_good, recent_bad = excluded.recent_bad, assessments = excluded.assessments, updated_at = excluded.updated_at",
         )
         .bind(provider)
         .bind(service)
@@ -297,6 +308,8 @@ impl Reputation {
         .bind(after.bad)
         .bind(after.latency_sum)
         .bind(after.latency_weight)
+        .bind(after.recent_good)
+        .bind(after.recent_bad)
         .bind(i64::try_from(after.assessments).unwrap_or(i64::MAX))
         .bind(seconds(after.updated_at))
         .execute(&mut *transaction)
@@ -374,7 +387,7 @@ impl Reputation {
         };
         Ok(Score {
             subject: subject.clone(),
-            value: experience.mean(),
+            value: experience.value(),
             experience,
             suspension: self.suspension(&subject.provider, now).await?,
         })
@@ -396,7 +409,7 @@ impl Reputation {
             scores.push(Score {
                 suspension: self.suspension(&provider, now).await?,
                 subject: Subject { provider, service: service.clone() },
-                value: experience.mean(),
+                value: experience.value(),
                 experience,
             });
         }
@@ -527,6 +540,8 @@ fn experience_of(row: &sqlx::sqlite::SqliteRow) -> Result<Experience, Reputation
         bad: row.try_get("bad")?,
         latency_sum: row.try_get("latency_sum")?,
         latency_weight: row.try_get("latency_weight")?,
+        recent_good: row.try_get("recent_good")?,
+        recent_bad: row.try_get("recent_bad")?,
         assessments: u64::try_from(assessments).unwrap_or_default(),
         updated_at: time(row.try_get("updated_at")?)?,
     })
@@ -543,17 +558,17 @@ fn kind(text: &str) -> Result<FaultKind, ReputationError> {
         .ok_or_else(|| stored("fault", format!("{text} is no kind of fault")))
 }
 
-fn seconds(time: UnixTime) -> i64 {
+pub(crate) fn seconds(time: UnixTime) -> i64 {
     i64::try_from(time.get()).unwrap_or(i64::MAX)
 }
 
-fn time(seconds: i64) -> Result<UnixTime, ReputationError> {
+pub(crate) fn time(seconds: i64) -> Result<UnixTime, ReputationError> {
     u64::try_from(seconds)
         .ok()
         .and_then(|seconds| UnixTime::new(seconds).ok())
         .ok_or_else(|| stored("time", format!("{seconds} is out of range")))
 }
 
-fn stored(what: &'static str, reason: impl fmt::Display) -> ReputationError {
+pub(crate) fn stored(what: &'static str, reason: impl fmt::Display) -> ReputationError {
     ReputationError::Stored { what, reason: reason.to_string() }
 }

@@ -6,9 +6,20 @@
 
 pub mod assess;
 pub mod beta;
+pub mod custom;
+pub mod filter;
+pub mod http;
 pub mod ledger;
+pub mod lightpush;
+pub mod network;
+pub mod ratings;
 pub mod store;
 
 pub use assess::{Assessment, AssessmentId, Measurement, ProviderName, ServiceName, Subject, Verdict};
 pub use beta::{Decay, Experience};
 pub use ledger::{Config, Fault, FaultKind, Reputation, ReputationError, Score, Suspension};
+pub use network::{
+    Agreement, Combined, NetworkConfig, NetworkExperience, NetworkRating, NetworkScore, RatingValue, ReputationWeights,
+    combine,
+};
+pub use ratings::{Kept, Place, RatingBounds, Ratings, VerifiedRating};

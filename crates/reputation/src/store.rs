@@ -97,6 +97,45 @@ pub enum Ending {
     },
 }
 
+impl Ending {
+    /// The verdict on a use that ended without its answer; `None` for one that was answered.
+    #[must_use]
+    pub fn failure(&self) -> Option<Verdict> {
+        let failed = |weight| Some(Verdict::Scored { score: 0.0, weight });
+        match self {
+            Self::Answered => None,
+            Self::FailedAfterPayment { .. } => failed(2.0),
+            Self::NoAnswer => failed(1.0),
+            Self::Unavailable { .. } | Self::Unreachable { others_reachable: true } => failed(0.5),
+            Self::Unreachable { others_reachable: false } => {
+                Some(Verdict::NetworkFault { reason: "no peer could be reached".into() })
+            }
+            Self::BuyerError { reason } => Some(Verdict::BuyerFault { reason: reason.chars().take(256).collect() }),
+        }
+    }
+
+    /// What happened, in words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Answered => "answered".into(),
+            Self::FailedAfterPayment { reason } => format!("failed after payment: {reason}"),
+            Self::Unavailable { reason } => format!("not available: {reason}"),
+            Self::NoAnswer => "no answer".into(),
+            Self::Unreachable { others_reachable: true } => "could not be reached, others could".into(),
+            Self::Unreachable { others_reachable: false } => "nobody could be reached".into(),
+            Self::BuyerError { reason } => format!("the buyer's own fault: {reason}"),
+        }
+    }
+}
+
+/// Judges a use of any service that ended without what was paid for; `None` for one that was answered, which the service's own assessor judges.
+#[must_use]
+pub fn assess_failure(id: AssessmentId, subject: Subject, at: UnixTime, ending: &Ending) -> Option<Assessment> {
+    let verdict = ending.failure()?;
+    Some(Assessment { id, subject, at, measurements: Vec::new(), verdict, evidence: json!({ "ending": ending }) })
+}
+
 /// What the buyer knows of the messages that the query asks for, from elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reference {
@@ -172,7 +211,13 @@ impl StoreAssessor {
         let latency = median(observed.pages.iter().map(|page| page.latency).collect());
         if let Some(latency) = latency {
             let milliseconds = latency.as_secs_f64() * 1000.0;
-            measurements.push(scored("latency", milliseconds, "ms", self.speed(latency), LATENCY));
+            measurements.push(scored(
+                "latency",
+                milliseconds,
+                "ms",
+                speed(latency, self.good_latency, self.bad_latency),
+                LATENCY,
+            ));
         }
         if !observed.pages.is_empty() {
             let share = count(findings.empty_pages) / count(observed.pages.len());
@@ -201,14 +246,14 @@ impl StoreAssessor {
             }),
         }
     }
+}
 
-    /// 1 within `good_latency`, 0 from `bad_latency` on, falling with the logarithm between.
-    fn speed(&self, latency: Duration) -> f64 {
-        let good = self.good_latency.as_secs_f64().max(1e-6);
-        let bad = self.bad_latency.as_secs_f64().max(good * 1.001);
-        let position = (latency.as_secs_f64().max(1e-6) / good).ln() / (bad / good).ln();
-        1.0 - position.clamp(0.0, 1.0)
-    }
+/// 1 within `good`, 0 from `bad` on, falling with the logarithm between.
+pub(crate) fn speed(latency: Duration, good: Duration, bad: Duration) -> f64 {
+    let good = good.as_secs_f64().max(1e-6);
+    let bad = bad.as_secs_f64().max(good * 1.001);
+    let position = (latency.as_secs_f64().max(1e-6) / good).ln() / (bad / good).ln();
+    1.0 - position.clamp(0.0, 1.0)
 }
 
 fn verdict(observed: &StoreObservation, findings: &Findings, measurements: &[Measurement]) -> Verdict {
@@ -216,25 +261,16 @@ fn verdict(observed: &StoreObservation, findings: &Findings, measurements: &[Mea
     if !findings.injected.is_empty() {
         return Verdict::Scored { score: 0.0, weight: INJECTION };
     }
-    match &observed.ending {
-        Ending::Answered => {
-            let weights: f64 = measurements.iter().filter(|part| part.score.is_some()).map(|part| part.weight).sum();
-            let sum: f64 = measurements.iter().filter_map(|part| Some(part.score? * part.weight)).sum();
-            let mean = if weights > 0.0 { sum / weights } else { 0.5 };
-            // Speed doesn't make up for what is missing.
-            let score = findings.completeness.map_or(mean, |share| mean.min(share));
-            let weight = if findings.completeness.is_some() { 1.0 } else { UNCHECKED };
-            Verdict::Scored { score, weight }
-        }
-        Ending::FailedAfterPayment { .. } => Verdict::Scored { score: 0.0, weight: 2.0 },
-        Ending::NoAnswer => Verdict::Scored { score: 0.0, weight: 1.0 },
-        Ending::Unavailable { .. } => Verdict::Scored { score: 0.0, weight: 0.5 },
-        Ending::Unreachable { others_reachable: true } => Verdict::Scored { score: 0.0, weight: 0.5 },
-        Ending::Unreachable { others_reachable: false } => {
-            Verdict::NetworkFault { reason: "no peer could be reached".into() }
-        }
-        Ending::BuyerError { reason } => Verdict::BuyerFault { reason: reason.chars().take(256).collect() },
+    if let Some(failure) = observed.ending.failure() {
+        return failure;
     }
+    let weights: f64 = measurements.iter().filter(|part| part.score.is_some()).map(|part| part.weight).sum();
+    let sum: f64 = measurements.iter().filter_map(|part| Some(part.score? * part.weight)).sum();
+    let mean = if weights > 0.0 { sum / weights } else { 0.5 };
+    // Speed doesn't make up for what is missing.
+    let score = findings.completeness.map_or(mean, |share| mean.min(share));
+    let weight = if findings.completeness.is_some() { 1.0 } else { UNCHECKED };
+    Verdict::Scored { score, weight }
 }
 
 struct Findings {
@@ -288,25 +324,25 @@ impl Findings {
     }
 }
 
-fn noted(name: &str, value: f64, unit: &str) -> Measurement {
+pub(crate) fn noted(name: &str, value: f64, unit: &str) -> Measurement {
     Measurement { name: name.to_owned(), value, unit: unit.to_owned(), score: None, weight: 0.0 }
 }
 
-fn scored(name: &str, value: f64, unit: &str, score: f64, weight: f64) -> Measurement {
+pub(crate) fn scored(name: &str, value: f64, unit: &str, score: f64, weight: f64) -> Measurement {
     Measurement { score: Some(score.clamp(0.0, 1.0)), weight, ..noted(name, value, unit) }
 }
 
 #[allow(clippy::cast_precision_loss)] // Counts of messages stay far below 2^53.
-fn count(number: usize) -> f64 {
+pub(crate) fn count(number: usize) -> f64 {
     number as f64
 }
 
-fn median(mut latencies: Vec<Duration>) -> Option<Duration> {
+pub(crate) fn median(mut latencies: Vec<Duration>) -> Option<Duration> {
     latencies.sort_unstable();
     latencies.get(latencies.len() / 2).copied()
 }
 
-fn listed(hashes: &[Hash]) -> Vec<String> {
+pub(crate) fn listed(hashes: &[Hash]) -> Vec<String> {
     hashes.iter().take(MAX_LISTED).map(hex::encode).collect()
 }
 

@@ -148,7 +148,9 @@ impl RequestHandler for PeerExchangeServer {
 
     fn refuse(&self, refusal: Refusal) -> Option<Bytes> {
         let (status, desc) = match refusal {
-            Refusal::RateLimited => (PeerExchangeStatus::TOO_MANY_REQUESTS, "too many requests; ask less often"),
+            Refusal::RateLimited | Refusal::NotListened => {
+                (PeerExchangeStatus::TOO_MANY_REQUESTS, "too many requests; ask less often")
+            }
             Refusal::Busy | Refusal::HandlerTimeout => (PeerExchangeStatus::SERVICE_UNAVAILABLE, "busy"),
             Refusal::TooLarge { .. } => (PeerExchangeStatus::BAD_REQUEST, "the request is too large"),
             Refusal::Malformed => (PeerExchangeStatus::BAD_REQUEST, "the length prefix is malformed"),

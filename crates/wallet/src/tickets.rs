@@ -22,7 +22,7 @@ use tributary_ledger::{KnownRoot, Ledger, LedgerError, open_database};
 use tributary_protocol::{
     Commitment, ErrorCode as _, PayerSecret, Price, ProviderDigest, Slot, StreamNote, TicketStatement, UnixTime,
     slot::RatingCrowd,
-    ticket::{MAX_COUNT, OfferTerms, TicketMessage},
+    ticket::{MAX_COUNT, OfferTerms, RatingTier, TicketMessage},
     witness::{StreamInput, TicketWitness, Witness as _},
 };
 use tributary_prover::Prover;
@@ -401,8 +401,8 @@ impl TicketMaker {
         lock(&self.inner.ready).retain(|(start, ..), _| *start >= oldest);
     }
 
-    /// Proves that this stream has paid at least `terms.min_streamed`, for a rating of which `rating` are the bytes. There is one rating in a
-    /// stream's whole life: a second one has the same nullifier.
+    /// Proves that this stream has paid the highest tier that it reached by the end of the rating's slot, for a rating of which `rating` are the
+    /// bytes. There is one rating in a stream's whole life: a second one has the same nullifier.
     ///
     /// # Errors
     /// [`TicketError`].
@@ -413,6 +413,9 @@ impl TicketMaker {
         let record = inner.ledger.record(stream.note.record_tag()).await?;
         let until = inner.ledger.head_time()?.min(terms.end()).min(record.stop.unwrap_or(UnixTime::MAX));
         let chosen = clock.rating_slot(terms.start(), until)?;
+        // A rate is never 0, nor is the time until the end of a full slot.
+        let streamed = terms.rate().times(chosen.slot.end().since(terms.start()));
+        let tier = RatingTier::reached(streamed).ok_or(tributary_protocol::error::SlotError::NoFullSlot)?;
         let position = self.position(stream).await?;
         let (root, _) = inner.root(stream, chosen.slot, position)?;
         let list = inner.ledger.stopped_list(chosen.slot)?;
@@ -428,7 +431,7 @@ impl TicketMaker {
             stopped_root: list.root(),
             slot: chosen.slot,
             price: Price::ZERO,
-            min_streamed: stream.terms.min_streamed,
+            min_streamed: tier.amount(),
             j: 0,
             count: 1,
             message: TicketMessage::of_rating(rating),

@@ -36,6 +36,8 @@ const MAX_REQUEST: usize = 4096;
 const SLOT: u64 = 5;
 /// Requests a second that a peer may send, sustained.
 const AT_MOST_PER_BUYER: u32 = 100;
+/// And at once.
+const BURST_PER_BUYER: u64 = 200;
 /// Different bad requests of a kind.
 const BAD: u64 = 400;
 
@@ -263,7 +265,7 @@ fn limits() -> ServeLimits {
         max_request_bytes: MAX_REQUEST as u64,
         max_concurrent: 256,
         max_concurrent_per_peer: 32,
-        rate_per_peer: Some(Rate::new(f64::from(AT_MOST_PER_BUYER), 200.0)),
+        rate_per_peer: Some(Rate::new(f64::from(AT_MOST_PER_BUYER), BURST_PER_BUYER as f64)),
         rate_total: Some(Rate::new(4000.0, 8000.0)),
         ..ServeLimits::default()
     }
@@ -442,7 +444,8 @@ impl Crowd {
 }
 
 impl Crowd {
-    /// Sends requests, each node `in_flight` at a time, and the next when one is answered. Returns how many were accepted in time.
+    /// Sends requests, each node `in_flight` at a time, and the next when one is answered. One that is refused for want of capacity is sent again: its
+    /// ticket isn't spent. Returns how many were accepted in time.
     async fn send_at_most(&self, requests: Vec<Bytes>, in_flight: usize, duration: Duration) -> u64 {
         let (requests, next, accepted) =
             (Arc::new(requests), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
@@ -452,14 +455,22 @@ impl Crowd {
             let (node, shop) = (node.clone(), self.shop);
             let (requests, next, accepted) = (Arc::clone(&requests), Arc::clone(&next), Arc::clone(&accepted));
             tasks.spawn(async move {
+                let mut put_off = None;
                 while Instant::now() < end {
-                    let Some(request) = requests.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+                    let request = put_off.take().unwrap_or_else(|| {
+                        let one = requests.get(next.fetch_add(1, Ordering::Relaxed));
+                        // Whoever goes on without would measure the stock.
+                        one.expect("the stock of tickets is as large as all buyers' rates").clone()
+                    });
                     match ask(&node, shop, request.clone()).await {
                         Answer::Accepted if Instant::now() <= end => {
                             accepted.fetch_add(1, Ordering::Relaxed);
                         }
                         // Over its rate: not at once again.
-                        Answer::Unavailable(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                        Answer::Unavailable(_) => {
+                            put_off = Some(request);
+                            tokio::time::sleep(Duration::from_millis(50)).await;
+                        }
                         _ => {}
                     }
                 }
@@ -517,8 +528,9 @@ pub(crate) fn run(load: &Load, floods: &[Flood]) -> Report {
     }
 
     let capacity = (load.in_flight > 0).then(|| {
-        // No buyer may send more than its share of this.
-        let most = u64::from(AT_MOST_PER_BUYER) * load.buyers as u64 * load.duration.as_secs();
+        // No buyer may have more accepted than its share of this; each request under way at the end takes one too.
+        let each = u64::from(AT_MOST_PER_BUYER) * load.duration.as_secs() + BURST_PER_BUYER + load.in_flight as u64;
+        let most = each * load.buyers as u64;
         let requests = tickets(&world, first..first + most);
         let crowd = elsewhere.block_on(Crowd::new(load.buyers, shop, &address));
         let accepted = elsewhere.block_on(crowd.send_at_most(requests, load.in_flight, load.duration));

@@ -5,9 +5,12 @@
 #[allow(dead_code, reason = "the wallet's tests use more of it")]
 #[path = "../../../crates/wallet/tests/wallet/net.rs"]
 mod net;
+mod session;
 #[allow(dead_code, reason = "the provider's tests use more of it")]
 #[path = "../../../crates/provider/tests/chain/shop.rs"]
 mod shop;
+
+mod ratings;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -30,8 +33,9 @@ use tributary_market::ticket::{Reason, Verdict};
 use tributary_market::topics::ContentTopic as MarketTopic;
 use tributary_market::transport::{Broadcast, Keep};
 use tributary_protocol::{Amount, Circuit, PoolId, Price, Seconds, UnixTime};
-use tributary_provider::daemon::{Provider, ProviderParts};
+use tributary_provider::daemon::{Provider, ProviderConfig, ProviderParts};
 use tributary_provider::free::FreeTierLimits;
+use tributary_provider::offers::SaleTerms;
 use tributary_provider::service::Registry;
 use tributary_service_waku::{FilterService, FilterServiceConfig, LightpushService, LightpushServiceConfig};
 use tributary_waku::{
@@ -81,6 +85,29 @@ async fn node(serves: bool) -> NodeHandle {
     .unwrap()
 }
 
+/// Sells Filter and Lightpush of a node; a ticket costs `price`.
+async fn sell(shop: &Shop, seller: &NodeHandle, folder: &str, price: u128) -> Arc<Provider> {
+    let shards: Vec<String> =
+        seller.shards().iter().map(|shard| PubsubTopic::new(seller.cluster(), *shard).to_string()).collect();
+    let mut services = Registry::new();
+    let free = FreeTierLimits::NONE;
+    let filter = FilterServiceConfig { grace: seconds(GRACE), free, ..FilterServiceConfig::new(shards.clone()) };
+    services.add(Arc::new(FilterService::new(seller.clone(), filter).unwrap())).unwrap();
+    let lightpush = LightpushServiceConfig { free, ..LightpushServiceConfig::new(shards) };
+    services.add(Arc::new(LightpushService::new(seller.clone(), lightpush).unwrap())).unwrap();
+    let parts = ProviderParts {
+        node: seller.clone(),
+        ledger: shop.net.ledger.clone(),
+        ticket_key: prover().verifying_key(Circuit::Ticket).unwrap(),
+        clock: shop.clock(),
+        services,
+        claimer: None,
+    };
+    let terms = SaleTerms { ticket_price: Price::new(price).unwrap(), ..shop.terms() };
+    let config = ProviderConfig::new(shop.path(folder), terms);
+    Arc::new(Provider::start(config, parts).await.unwrap())
+}
+
 /// A provider of both services on a chain, a buyer that knows only an address to begin with, and a node that relays.
 struct Market {
     shop: Shop,
@@ -101,23 +128,7 @@ impl Market {
         for other in [&neighbour, &client] {
             other.dial_within(&seller.listen_addrs()[0], PATIENCE).await.unwrap();
         }
-        let shards: Vec<String> =
-            seller.shards().iter().map(|shard| PubsubTopic::new(seller.cluster(), *shard).to_string()).collect();
-        let mut services = Registry::new();
-        let free = FreeTierLimits::NONE;
-        let filter = FilterServiceConfig { grace: seconds(GRACE), free, ..FilterServiceConfig::new(shards.clone()) };
-        services.add(Arc::new(FilterService::new(seller.clone(), filter).unwrap())).unwrap();
-        let lightpush = LightpushServiceConfig { free, ..LightpushServiceConfig::new(shards) };
-        services.add(Arc::new(LightpushService::new(seller.clone(), lightpush).unwrap())).unwrap();
-        let parts = ProviderParts {
-            node: seller.clone(),
-            ledger: shop.net.ledger.clone(),
-            ticket_key: prover().verifying_key(Circuit::Ticket).unwrap(),
-            clock: shop.clock(),
-            services,
-            claimer: None,
-        };
-        let provider = Arc::new(Provider::start(shop.config(), parts).await.unwrap());
+        let provider = sell(&shop, &seller, "provider", 100).await;
         let parts = BuyerParts {
             node: client,
             wallet: shop.payer.clone(),
@@ -132,6 +143,11 @@ impl Market {
 
     fn shard(&self) -> PubsubTopic {
         self.seller.pubsub_topic(&topics()[0]).unwrap()
+    }
+
+    /// The shard of offers and ratings.
+    fn shard_of_market(&self) -> PubsubTopic {
+        self.seller.pubsub_topic(&ContentTopic::opaque(MarketTopic::ratings().as_str())).unwrap()
     }
 
     fn want(service: Sought) -> Want {

@@ -6,7 +6,7 @@ use serde_json::json;
 use tributary_client::{AgreedTerms, Buyer, ClientError, Opened, Sought, Want, unpaid, verdict_score};
 use tributary_market::{
     choose::{Choice, Explanation},
-    offer::{RateClassId, UseUnit, VerifiedOffer},
+    offer::{RateClassId, ServiceId, UseUnit, VerifiedOffer},
     relay::RelayOperation,
     ticket::Verdict,
 };
@@ -15,7 +15,7 @@ use tributary_waku::{ContentTopic, PeerId, StoreQueryRequest};
 use tributary_wallet::Outcome;
 
 use crate::{
-    args::{Assess, Buy, Choose, Discover, Need, Open, Providers, Query, Quote},
+    args::{Assess, Buy, Choose, Discover, Need, Open, Query, Quote},
     commands::wallet::{Done, direct, gas_used, max_fee},
     context::Context,
     error::CliError,
@@ -39,6 +39,7 @@ pub(crate) async fn discover(context: &Context, args: &Discover) -> Result<(), C
         None => buyer.directory().discover(tokio::time::sleep(limit)).await?,
     };
     buyer.report_evidence().await?;
+    let published = buyer.publish_ratings().await?;
     let offers = buyer.directory().offers();
     let relayers = buyer.directory().relayers();
     let token = buyer.wallet().ledger().manifest().token.clone();
@@ -66,14 +67,14 @@ pub(crate) async fn discover(context: &Context, args: &Discover) -> Result<(), C
             "rates": offer.rate_classes.iter().map(|class| class.rate.get().to_string()).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "relayers": relayers.iter().map(|relayer| relayer.peer_id().to_string()).collect::<Vec<_>>(),
-        "new": found.offers, "refused": found.refused, "from_archive": found.from_archive,
+        "new": found.offers, "ratings": found.ratings, "published_ratings": published, "refused": found.refused, "from_archive": found.from_archive,
     });
     context.format.emit(&text.join("\n"), &value);
     buyer.node().shutdown().await;
     Ok(())
 }
 
-fn offers_table(offers: &[std::sync::Arc<VerifiedOffer>]) -> String {
+pub(crate) fn offers_table(offers: &[std::sync::Arc<VerifiedOffer>]) -> String {
     let rows: Vec<Vec<String>> = offers
         .iter()
         .map(|offer| {
@@ -101,36 +102,6 @@ fn offers_table(offers: &[std::sync::Arc<VerifiedOffer>]) -> String {
     } else {
         table(&["provider", "sells (tickets)", "ticket", "rates a second"], &rows)
     }
-}
-
-pub(crate) async fn providers(context: &Context, command: &Providers) -> Result<(), CliError> {
-    let buyer = context.buyer_for(&[]).await?;
-    match command {
-        Providers::List => {
-            let offers = buyer.directory().offers();
-            let ids: Vec<String> = offers.iter().map(|offer| offer.peer_id().to_string()).collect();
-            context.format.emit(&offers_table(&offers), &json!({ "providers": ids }));
-        }
-        Providers::Show { provider } => {
-            let peer = parse_peer(provider)?;
-            let offer = buyer.directory().offer(peer)?;
-            let score = buyer.score(peer).await?;
-            let text = Fields::new()
-                .row("provider", peer)
-                .row("offer", format!("{} (number {}, until {})", offer.id(), offer.sequence, offer.expires_at.get()))
-                .row("payee", &offer.payee)
-                .row("ticket price", offer.ticket_price.get())
-                .row("minimum streamed", offer.min_streamed.get())
-                .row("score", format!("{score}"))
-                .text();
-            context.format.emit(
-                &text,
-                &json!({ "provider": peer.to_string(), "offer": offer.offer(), "score": score.value, "experience": score.experience }),
-            );
-        }
-    }
-    buyer.node().shutdown().await;
-    Ok(())
 }
 
 pub(crate) fn want(context: &Context, args: &Choose, duration: u64) -> Result<Want, CliError> {
@@ -288,6 +259,7 @@ pub(crate) async fn purchase(
     let tell = |line: &str| context.format.progress(line);
     tell(&format!("looking for providers of {} and for relayers", want.service.id()));
     buyer.find(want, false, FIND_LIMIT).await?;
+    buyer.publish_ratings().await?;
     tell(&format!("{} providers and {} relayers are known", buyer.directory().offers().len(), buyer.relayers().len()));
     let (agreed, explanation) = buyer.agree(want, &tell).await?;
     let Some((choice, terms)) = agreed else {
@@ -374,7 +346,7 @@ pub(crate) async fn query(context: &Context, args: &Query) -> Result<(), CliErro
     context.format.progress("making a ticket");
     let (delivery, pages, failure) = paid.query(request, args.max_pages).await;
     following.abort();
-    buyer.store().put_delivery(&delivery).await?;
+    buyer.delivered(&delivery).await?;
     let mut lines = Vec::new();
     for (number, page) in pages.iter().enumerate() {
         lines.push(format!(
@@ -471,7 +443,15 @@ fn verdict_json(verdict: &Verdict) -> serde_json::Value {
 pub(crate) async fn assess(context: &Context, args: &Assess) -> Result<(), CliError> {
     let buyer = context.buyer_for(&[]).await?;
     let provider = args.provider.as_deref().map(parse_peer).transpose()?;
-    let (assessment, counted, score) = buyer.assess(provider).await?;
+    let service = match &args.service {
+        Some(service) => service.parse().map_err(ClientError::from)?,
+        None => newest(&buyer, provider).await?,
+    };
+    let (assessment, counted, score) = if service == ServiceId::store() {
+        buyer.assess(provider).await?
+    } else {
+        buyer.assess_service(provider, &service).await?
+    };
     let rows: Vec<Vec<String>> = assessment
         .measurements
         .iter()
@@ -497,6 +477,17 @@ pub(crate) async fn assess(context: &Context, args: &Assess) -> Result<(), CliEr
     );
     buyer.node().shutdown().await;
     Ok(())
+}
+
+/// The service that was used last.
+async fn newest(buyer: &Buyer, provider: Option<PeerId>) -> Result<ServiceId, CliError> {
+    let delivered = buyer.store().last_delivery(provider).await?.map(|(_, delivery)| delivery.at);
+    Ok(match buyer.store().last_use(provider, None).await? {
+        Some((_, at, record)) if delivered.is_none_or(|delivered| at >= delivered) => {
+            record.subject().service.as_str().parse().map_err(ClientError::from)?
+        }
+        _ => ServiceId::store(),
+    })
 }
 
 pub(crate) fn parse_peer(text: &str) -> Result<PeerId, CliError> {

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tributary_client::{Buyer, ClientError, LeaseHealth, Want};
+use tributary_client::{Buyer, ClientError, FilterWatch, LeaseHealth, Want};
 use tributary_market::offer::{ServiceId, VerifiedOffer};
 use tributary_prover::Circuit;
-use tributary_waku::{ContentTopic, LightPushRequest, PeerId, ReceivedMessage, WakuMessage};
+use tributary_reputation::store::Ending;
+use tributary_waku::{ContentTopic, FilterHealth, LightPushRequest, PeerId, ReceivedMessage, WakuMessage};
 use tributary_wallet::PayerStream;
 
 use crate::{
@@ -58,7 +59,10 @@ async fn stream(
         Err(error) => return Err(error.into()),
     };
     ready(context, buyer, &stream, &offer).await?;
-    buyer.connect(&offer).await?;
+    if let Err(error) = buyer.connect(&offer).await {
+        buyer.failed(offer.peer_id(), service, &error).await?;
+        return Err(error.into());
+    }
     Ok(Some(offer.peer_id()))
 }
 
@@ -114,6 +118,13 @@ pub(crate) async fn publish(context: &Context, args: &Publish) -> Result<(), Cli
             }
         }
     }
+    let ending = match &failure {
+        Some(error) => buyer.ending_of(provider, error).await,
+        None => Some(Ending::Answered),
+    };
+    if let Some(ending) = ending {
+        buyer.pushes_ended(provider, &pushed, ending).await?;
+    }
     following.abort();
     let text = format!(
         "{provider} published {} of {} messages on {topic}, {} ms after the start",
@@ -156,7 +167,14 @@ pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliEr
         return Ok(());
     };
     context.format.progress("buying the lease");
-    let mut filter = buyer.paid_filter(Some(provider), pubsub, topics).await?;
+    let mut watch = FilterWatch::new(provider, pubsub, topics.clone(), buyer.node().now());
+    let mut filter = match buyer.paid_filter(Some(provider), pubsub, topics).await {
+        Ok(filter) => filter,
+        Err(error) => {
+            buyer.failed(provider, &ServiceId::filter(), &error).await?;
+            return Err(error.into());
+        }
+    };
     let mut health = filter.lease().buyer().watch_health();
     announce(buyer.node(), "listener", &Port::none());
     let most = args.count.unwrap_or(usize::MAX);
@@ -172,11 +190,17 @@ pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliEr
             message = filter.recv() => {
                 let Some(message) = message else { break };
                 received += 1;
+                watch.delivered(&message, buyer.node().now());
                 show(context, &message);
             }
         }
     }
     let missed = *filter.lease().buyer().watch_missed().borrow();
+    let ending = match filter.health() {
+        FilterHealth::Lost { .. } => Ending::FailedAfterPayment { reason: "the subscription was lost".into() },
+        _ => Ending::Answered,
+    };
+    buyer.filter_ended(watch, missed, ending, buyer.node().now()).await?;
     if let Err(error) = filter.close().await {
         tracing::debug!(code = error.code(), %error, "the subscription was not ended by the provider");
     }

@@ -20,6 +20,7 @@ use tributary_provider::{
     offers::{OfferTimes, SaleTerms},
     service::Registry,
 };
+use tributary_service_http::{HttpService, HttpServiceConfig, Rules};
 use tributary_service_waku::{
     FilterService, FilterServiceConfig, LightpushService, LightpushServiceConfig, StoreConfig, StoreService,
 };
@@ -28,6 +29,7 @@ use tributary_wallet::{Origin, Services, Wallet, WalletConfig};
 
 use crate::{
     commands::{relayer::amount, wallet::max_fee},
+    config::HttpUpstream,
     context::{Context, Serves},
     daemon::{self, Part, announce, close_protocols},
     error::CliError,
@@ -48,6 +50,11 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     }
     context.config.check_market()?;
     let sold = Sold::read(&settings.services)?;
+    if sold.http && settings.http.is_empty() {
+        return Err(CliError::Input {
+            reason: "provider.services names http, and provider.http is empty: name the servers".into(),
+        });
+    }
     if sold.filter {
         context.config.check_filter()?;
     }
@@ -132,6 +139,9 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         let lightpush = LightpushServiceConfig::new(topics);
         services.add(Arc::new(LightpushService::new(node.clone(), lightpush).map_err(refused)?)).map_err(refused)?;
     }
+    for upstream in settings.http.iter().filter(|_| sold.http) {
+        services.add(Arc::new(HttpService::new(node.clone(), http(upstream)?).map_err(refused)?)).map_err(refused)?;
+    }
 
     let claimer = if settings.claim_every == 0 {
         None
@@ -180,6 +190,17 @@ async fn finish(provider: &Provider) {
     }
 }
 
+/// How a server of the operator's is sold.
+fn http(upstream: &HttpUpstream) -> Result<HttpServiceConfig, CliError> {
+    Ok(HttpServiceConfig {
+        rules: Rules { methods: upstream.methods.clone(), paths: upstream.paths.clone() },
+        title: upstream.title.clone(),
+        tickets_per_request: upstream.tickets_per_request,
+        tickets_per_megabyte: upstream.tickets_per_megabyte,
+        ..HttpServiceConfig::new(upstream.id.parse().map_err(refused)?, upstream.upstream.parse().map_err(refused)?)
+    })
+}
+
 fn refused(error: impl Display) -> CliError {
     CliError::Service { reason: error.to_string() }
 }
@@ -190,6 +211,7 @@ struct Sold {
     store: bool,
     filter: bool,
     lightpush: bool,
+    http: bool,
 }
 
 impl Sold {
@@ -200,9 +222,12 @@ impl Sold {
                 "store" => &mut sold.store,
                 "filter" => &mut sold.filter,
                 "lightpush" => &mut sold.lightpush,
+                "http" => &mut sold.http,
                 other => {
                     return Err(CliError::Input {
-                        reason: format!("provider.services names '{other}': store, filter and lightpush can be sold"),
+                        reason: format!(
+                            "provider.services names '{other}': store, filter, lightpush and http can be sold"
+                        ),
                     });
                 }
             } = true;

@@ -59,7 +59,8 @@ const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-contro
 pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     let settings = &context.config.tickets;
     let address = loopback(&settings.listen)?;
-    let origins = settings.origins.iter().map(|text| origin(text)).collect::<Result<HashSet<_>, _>>()?;
+    let origins =
+        settings.origins.iter().map(|text| origin("tickets.origins", text)).collect::<Result<HashSet<_>, _>>()?;
     let stop = daemon::stop(context)?;
     let folder = context.file(FOLDER);
     fs::DirBuilder::new()
@@ -127,7 +128,7 @@ fn loopback(listen: &str) -> Result<SocketAddr, CliError> {
 }
 
 /// An origin as browsers write it: scheme, host and port if it isn't the scheme's own, in lower case, nothing else.
-fn origin(text: &str) -> Result<String, CliError> {
+pub(crate) fn origin(key: &str, text: &str) -> Result<String, CliError> {
     let host = text.split_once("://").map(|(_, host)| host).unwrap_or_default();
     let canonical = !host.is_empty()
         && !host.contains(['/', '@', '?', '#', '*'])
@@ -136,7 +137,7 @@ fn origin(text: &str) -> Result<String, CliError> {
         return Ok(text.to_owned());
     }
     Err(CliError::Input {
-        reason: format!("tickets.origins '{text}' is no origin: write it like https://app.example, without a path"),
+        reason: format!("{key} '{text}' is no origin: write it like https://app.example, without a path"),
     })
 }
 
@@ -476,7 +477,7 @@ mod tests {
     #[test]
     fn origins_in_the_configuration_are_origins() {
         for good in ["https://app.example", "http://localhost:5173", "moz-extension://0a-1b"] {
-            assert_eq!(origin(good).unwrap(), good);
+            assert_eq!(origin("tickets.origins", good).unwrap(), good);
         }
         for bad in [
             "",
@@ -488,7 +489,7 @@ mod tests {
             "https://*.example",
             "https://APP.example",
         ] {
-            assert_eq!(origin(bad).unwrap_err().code(), "TRB-X011", "{bad}");
+            assert_eq!(origin("tickets.origins", bad).unwrap_err().code(), "TRB-X011", "{bad}");
         }
     }
 

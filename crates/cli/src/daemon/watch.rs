@@ -278,6 +278,7 @@ impl Watch {
                 ("answered", stats.answered),
                 ("unanswered", stats.unanswered),
                 ("rate_limited", stats.rate_limited),
+                ("not_listened", stats.not_listened),
                 ("busy", stats.busy),
                 ("too_large", stats.too_large),
                 ("broken", stats.broken),

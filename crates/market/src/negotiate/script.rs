@@ -8,35 +8,28 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use rand::RngCore as _;
 use rand::rngs::OsRng;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, Command};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 use tributary_protocol::time::Seconds;
 
 use super::policy::{Ask, Draft, Policy};
 use super::{Compared, CounterOffer, Refusal, RefusalCode, Source};
 use crate::offer::{RateClass, RateClassId};
+use crate::program::{Program, ProgramError, tidy};
 
 /// Largest verdict, bytes.
 pub const MAX_VERDICT_BYTES: usize = 4096;
-/// Bytes of a script's standard error that are kept for the log; the rest is read and dropped.
-const MAX_COMPLAINT_BYTES: usize = 1024;
 /// Bytes of a script's words that a refusal carries.
 const MAX_WORDS_BYTES: usize = 256;
-/// Time for a killed process to be reaped.
-const REAP_LIMIT: Duration = Duration::from_secs(1);
 /// After how long a buyer may ask again when the script couldn't answer, seconds.
 const RETRY_AFTER: u64 = 30;
 const DAY: u64 = 86_400;
@@ -148,6 +141,17 @@ impl ScriptError {
             Self::ForeignClass { .. } => "TRB-M256",
             Self::BadCounter { .. } => "TRB-M257",
             Self::Busy { .. } => "TRB-M258",
+        }
+    }
+}
+
+impl From<ProgramError> for ScriptError {
+    fn from(error: ProgramError) -> Self {
+        match error {
+            ProgramError::Start { program, reason } => Self::Start { program, reason },
+            ProgramError::Late { limit_ms } => Self::Late { limit_ms },
+            ProgramError::TooMuchOutput { max } => Self::TooMuchOutput { max },
+            ProgramError::Failed { status } => Self::Failed { status },
         }
     }
 }
@@ -316,7 +320,13 @@ impl ScriptPolicy {
         let (config, input) = (self.config.clone(), self.input(ask, draft));
         // A task of its own: it reaps its process even when nobody waits for the answer any more.
         let run = tokio::spawn(async move {
-            let verdict = run(&config, input).await;
+            let program = Program {
+                path: config.program,
+                arguments: config.arguments,
+                time_limit: config.time_limit,
+                max_output: MAX_VERDICT_BYTES,
+            };
+            let verdict = program.run(input).await;
             drop(place);
             verdict
         });
@@ -340,7 +350,8 @@ impl ScriptPolicy {
                 Ok(None)
             }
             Verdict::Refuse { code, words, retry_after } => {
-                let mut refusal = ask.refuse(NAME, refusable(code)?, &tidy(&words, "the provider's policy refuses"));
+                let mut refusal =
+                    ask.refuse(NAME, refusable(code)?, &tidy(&words, MAX_WORDS_BYTES, "the provider's policy refuses"));
                 refusal.retry_at = match retry_after {
                     None => None,
                     Some(after) => Seconds::new(after).ok().map(|after| ask.now.saturating_add(after)),
@@ -355,7 +366,8 @@ impl ScriptPolicy {
                 } else {
                     (RefusalCode::Load, Compared::new("tickets_per_slot", asked.load, counter.load))
                 };
-                let mut refusal = ask.refuse(NAME, code, &tidy(&words, "the provider would agree to other terms"));
+                let mut refusal =
+                    ask.refuse(NAME, code, &tidy(&words, MAX_WORDS_BYTES, "the provider would agree to other terms"));
                 refusal.compared = vec![compared];
                 refusal.counter = Some(counter);
                 Ok(Some(refusal))
@@ -415,17 +427,6 @@ fn refusable(code: Option<RefusalCode>) -> Result<RefusalCode, ScriptError> {
         | C::Unavailable) => Ok(code),
         other => Err(ScriptError::BadVerdict { reason: format!("a script can't refuse with the code {other:?}") }),
     }
-}
-
-/// A script's words as a refusal may carry them.
-fn tidy(words: &str, default: &str) -> String {
-    let mut text: String = words.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.len() > MAX_WORDS_BYTES {
-        let end = (0..=MAX_WORDS_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-    }
-    let text = text.trim();
-    if text.is_empty() { default.to_owned() } else { text.to_owned() }
 }
 
 #[async_trait]
@@ -494,107 +495,4 @@ impl Drop for Place {
             }
         }
     }
-}
-
-/// A process and its group. The group is killed when this goes, while the unreaped leader still keeps its number from being given away.
-struct Group {
-    child: Child,
-    leader: Option<Pid>,
-}
-
-impl Group {
-    fn kill(&self) {
-        if let Some(leader) = self.leader {
-            // It may be over already.
-            let _ = kill_process_group(leader, Signal::KILL);
-        }
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// Runs the program to its end; returns what it wrote. When this returns, the program and all of its group are gone.
-async fn run(config: &ScriptConfig, input: Vec<u8>) -> Result<Vec<u8>, ScriptError> {
-    let start = |reason: String| ScriptError::Start { program: config.program.clone(), reason };
-    let mut command = Command::new(&config.program);
-    command
-        .args(&config.arguments)
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
-    if let Some(path) = std::env::var_os("PATH") {
-        command.env("PATH", path);
-    }
-    let mut child = command.spawn().map_err(|error| start(error.to_string()))?;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    let mut group = Group { child, leader };
-    let (Some(mut stdin), Some(stdout), Some(stderr), Some(leader)) = (stdin, stdout, stderr, leader) else {
-        return Err(start("it has no pipes".to_owned()));
-    };
-
-    // Waits without reaping, so that the group's number stays taken until the rest of the group is killed.
-    let ended = tokio::task::spawn_blocking(move || {
-        while let Err(rustix::io::Errno::INTR) =
-            waitid(WaitId::Pid(leader), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
-        {}
-    });
-    let write = async {
-        // A script need not read what it doesn't care for.
-        let _ = stdin.write_all(&input).await;
-        drop(stdin);
-    };
-    let read = async {
-        let mut output = Vec::new();
-        let mut limited = stdout.take(MAX_VERDICT_BYTES as u64 + 1);
-        let _ = limited.read_to_end(&mut output).await;
-        if output.len() > MAX_VERDICT_BYTES {
-            group.kill();
-        }
-        output
-    };
-    let end = async {
-        let _ = ended.await;
-        // What it started and left behind holds the pipes open.
-        group.kill();
-    };
-    let talk = async { tokio::join!(write, read, complaints(stderr), end) };
-    let talked = timeout(config.time_limit, talk).await;
-    group.kill();
-    let status = timeout(REAP_LIMIT, group.child.wait()).await;
-    if status.is_ok() {
-        group.leader = None;
-    }
-    let Ok(((), output, complaint, ())) = talked else {
-        return Err(ScriptError::Late { limit_ms: config.time_limit.as_millis() });
-    };
-    if !complaint.is_empty() {
-        tracing::info!(stderr = %tidy(&String::from_utf8_lossy(&complaint), ""), "the policy script complains");
-    }
-    if output.len() > MAX_VERDICT_BYTES {
-        return Err(ScriptError::TooMuchOutput { max: MAX_VERDICT_BYTES });
-    }
-    match status {
-        Ok(Ok(status)) if status.success() => Ok(output),
-        Ok(Ok(status)) => Err(ScriptError::Failed { status }),
-        Ok(Err(error)) => Err(start(error.to_string())),
-        Err(_) => Err(ScriptError::Late { limit_ms: config.time_limit.as_millis() }),
-    }
-}
-
-/// Reads everything, keeps the beginning.
-async fn complaints(mut stderr: impl AsyncRead + Unpin) -> Vec<u8> {
-    let (mut kept, mut buffer) = (Vec::new(), [0; 1024]);
-    while let Ok(n @ 1..) = stderr.read(&mut buffer).await {
-        let room = MAX_COMPLAINT_BYTES.saturating_sub(kept.len());
-        kept.extend_from_slice(&buffer[..n.min(room)]);
-    }
-    kept
 }

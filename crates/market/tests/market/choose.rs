@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use tributary_market::choose::{Candidate, Choice, Explanation, Judgement, Preset, Removed, Search, Standing, choose};
+use tributary_market::choose::{
+    Candidate, Choice, Explanation, Judgement, NEWCOMER_SHARE, Preset, Removed, Search, Standing, StandingParts, choose,
+};
 use tributary_market::negotiate::{StoreWanted, Wanted};
 use tributary_market::offer::{Offer, RateClassId, ServiceId, UseUnit};
 use tributary_market::sealed::EncryptionSecret;
@@ -34,7 +36,7 @@ fn search() -> Search {
 }
 
 fn standing(score: f64, latency_ms: f64) -> Standing {
-    Standing { score, weight: 10.0, suspended: None, latency_ms: Some(latency_ms) }
+    Standing { score, weight: 10.0, latency_ms: Some(latency_ms), ..Standing::default() }
 }
 
 fn candidate(byte: u8, price: u128, standing: Standing) -> Candidate {
@@ -173,8 +175,34 @@ fn new_beats_known_bad_and_gets_some_work_beside_known_good() {
     assert_eq!((shown[&name(1)], shown[&name(2)]), (0.0, 1.0));
     let shown = probabilities(&draw(&[known_bad, newcomer, known_good], &search(), 1).1);
     assert_eq!(shown[&name(1)], 0.0);
-    assert!((shown[&name(2)] - 0.1).abs() < 1e-9);
-    assert!((shown[&name(3)] - 0.9).abs() < 1e-9);
+    assert!((shown[&name(2)] - NEWCOMER_SHARE).abs() < 1e-9);
+    assert!((shown[&name(3)] - (1.0 - NEWCOMER_SHARE)).abs() < 1e-9);
+}
+
+#[test]
+fn praised_strangers_share_the_trials_once_somebody_is_known_to_be_good() {
+    let praised = |byte| candidate(byte, 60, Standing { score: 0.75, ..Standing::default() });
+    let known = candidate(1, 60, standing(0.55, 50.0));
+    let shown = probabilities(&draw(&[known, praised(2), praised(3)], &search(), 1).1);
+    assert!((shown[&name(1)] - (1.0 - NEWCOMER_SHARE)).abs() < 1e-9);
+    assert!((shown[&name(2)] - NEWCOMER_SHARE / 2.0).abs() < 1e-9);
+    // Nobody known is good: then what others say decides.
+    let known = candidate(1, 60, standing(0.45, 50.0));
+    let plain = candidate(4, 60, Standing::default());
+    let shown = probabilities(&draw(&[known, praised(2), praised(3), plain], &search(), 1).1);
+    assert_eq!(shown[&name(1)], 0.0);
+    assert!((shown[&name(2)] - (1.0 - NEWCOMER_SHARE) / 2.0).abs() < 1e-9);
+    assert!((shown[&name(4)] - NEWCOMER_SHARE).abs() < 1e-9);
+}
+
+#[test]
+fn a_quarter_that_dumps_prices_makes_nobody_else_dear() {
+    let usual = |byte| candidate(byte, 60, Standing::default());
+    let candidates = [candidate(1, 1, Standing::default()), usual(2), usual(3), usual(4)];
+    let shown = probabilities(&draw(&candidates, &search(), 1).1);
+    for byte in 1..=4 {
+        assert!((shown[&name(byte)] - 0.25).abs() < 1e-9, "{shown:?}");
+    }
 }
 
 #[test]
@@ -187,7 +215,7 @@ fn many_dear_newcomers_get_nothing_and_many_cheap_ones_share() {
     candidates.extend((2..=50).map(|byte| candidate(byte, 60, Standing::default())));
     // Whoever makes fifty identities gets no more than one newcomer would.
     let shown = probabilities(&draw(&candidates, &search(), 1).1);
-    assert!((shown[&name(1)] - 0.9).abs() < 1e-9);
+    assert!((shown[&name(1)] - (1.0 - NEWCOMER_SHARE)).abs() < 1e-9);
 }
 
 #[test]
@@ -242,4 +270,35 @@ fn an_explanation_shows_every_candidate_to_people_and_machines() {
     assert_eq!(json["considered"][2]["judgement"]["removed"]["filter"], "suspended");
     assert_eq!(json["considered"][0]["judgement"]["scored"]["score"]["reputation"], 0.9);
     assert_eq!(json["chosen"], explanation.chosen.unwrap().to_string());
+}
+
+#[test]
+fn who_failed_lately_is_chosen_only_when_nobody_else_passes() {
+    let failing = candidate(2, 60, Standing { failing: Some("no answer".into()), ..standing(0.95, 50.0) });
+    let other = candidate(3, 119, Standing::default());
+    for seed in 0..50 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let (choice, explanation) = choose(&[failing.clone(), other.clone()], &search(), now(), &mut rng);
+        assert_eq!(choice.unwrap().offer.peer_id(), other.offer.peer_id());
+        assert!(explanation.to_string().contains("failed lately, and others are there: no answer"), "{explanation}");
+    }
+    let (choice, _) = choose(std::slice::from_ref(&failing), &search(), now(), &mut StdRng::seed_from_u64(0));
+    assert_eq!(choice.unwrap().offer.peer_id(), failing.offer.peer_id());
+}
+
+#[test]
+fn an_explanation_shows_what_a_reputation_is_made_of() {
+    let parts = StandingParts {
+        own: 0.5,
+        own_weight: 0.0,
+        network: 0.83,
+        network_weight: 1.5,
+        ratings: 12,
+        paid: 4096.0,
+        agreement: 1.0,
+    };
+    let rated = candidate(2, 60, Standing { parts: Some(parts), ..Standing::default() });
+    let (_, explanation) = choose(&[rated], &search(), now(), &mut StdRng::seed_from_u64(0));
+    let text = explanation.to_string();
+    assert!(text.contains("own 0.50 from 0.0 uses, ratings 0.83 worth 1.5: 12, 4096 paid, agreement 1.00"), "{text}");
 }

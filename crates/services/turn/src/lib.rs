@@ -1,1 +1,16 @@
 //! STUN and TURN, sold by the slot.
+
+mod backend;
+mod credential;
+mod embedded;
+mod limit;
+mod peers;
+mod service;
+mod stun;
+
+pub use backend::{Allowance, Backend, BackendError, Session, Usage};
+pub use credential::{Credential, Grant, GrantError, LeaseId};
+pub use embedded::{Embedded, EmbeddedConfig, Limits};
+pub use limit::OpenRate;
+pub use peers::{Cidr, CidrError, MAX_ALLOWED, PeerPolicy};
+pub use service::{TurnService, TurnServiceConfig, TurnServiceConfigError};

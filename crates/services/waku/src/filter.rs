@@ -86,6 +86,16 @@ pub enum FilterServiceConfigError {
         /// The most.
         max: u64,
     },
+    /// More is sold than the node serves.
+    #[error("{field} is {got}, the node serves at most {limit}: sell less, or raise the node's limits on Filter")]
+    NodeLimit {
+        /// The setting.
+        field: &'static str,
+        /// The value.
+        got: u64,
+        /// The node's bound: on subscribers, or on the topics of one.
+        limit: u64,
+    },
 }
 
 impl FilterServiceConfigError {
@@ -94,6 +104,7 @@ impl FilterServiceConfigError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Range { .. } => "TRB-5321",
+            Self::NodeLimit { .. } => "TRB-5323",
         }
     }
 }
@@ -130,6 +141,16 @@ impl FilterService {
         in_range("max_topics", config.max_topics.into(), 1, MAX_LEASE_QUOTA.into())?;
         in_range("grace", config.grace.get(), 0, MAX_LEASE_GRACE)?;
         in_range("max_leases", config.max_leases as u64, 1, 1 << 20)?;
+        if let Some(limits) = node.filter_limits() {
+            let within = |field, got: u64, limit: usize| {
+                let limit = limit as u64;
+                if got <= limit { Ok(()) } else { Err(FilterServiceConfigError::NodeLimit { field, got, limit }) }
+            };
+            let peers = (config.max_leases as u64).saturating_add(config.max_free as u64);
+            within("max_leases + max_free", peers, limits.max_subscribers)?;
+            within("max_topics", config.max_topics.into(), limits.max_criteria)?;
+            within("free_topics", config.free_topics.into(), limits.max_criteria)?;
+        }
         let rules = LeaseRules {
             sale: LeaseSale { unit: UseUnit::TopicMinute, max_quota: config.max_topics, grace: config.grace },
             price: UsePrice { unit: UseUnit::TopicMinute, quantity: config.topic_minutes, tickets: config.tickets },
@@ -258,6 +279,12 @@ impl Gate {
 
 #[async_trait]
 impl FilterGate for Gate {
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        let checker = self.till.checker();
+        // What was paid is served, whatever else its buyer asked for.
+        checker.listens_to(peer) || self.book.quota(peer, checker.now()).is_some()
+    }
+
     async fn admit(&self, subscribe: &GatedSubscribe) -> FilterVerdict {
         let now = self.till.checker().now();
         let peer = subscribe.peer;

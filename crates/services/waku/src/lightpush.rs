@@ -15,7 +15,9 @@ use tributary_provider::free::FreeTierLimits;
 use tributary_provider::lease::{LeaseBook, LeaseRules};
 use tributary_provider::service::{Service, ServiceError};
 use tributary_provider::till::{Admission, Till, Use};
-use tributary_waku::{GatedPush, LightPushGate, LightPushStatus, LightPushVerdict, MAX_MESSAGE_BYTES, NodeHandle};
+use tributary_waku::{
+    GatedPush, LightPushGate, LightPushStatus, LightPushVerdict, MAX_MESSAGE_BYTES, NodeHandle, PeerId,
+};
 
 use crate::closed::Closed;
 use crate::pending::PendingUses;
@@ -216,6 +218,12 @@ struct Gate {
 
 #[async_trait]
 impl LightPushGate for Gate {
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        let checker = self.till.checker();
+        // What was paid is served, whatever else its buyer asked for.
+        checker.listens_to(peer) || self.book.as_ref().is_some_and(|book| book.quota(peer, checker.now()).is_some())
+    }
+
     async fn admit(&self, push: &GatedPush) -> LightPushVerdict {
         let len = push.request.message.payload.len();
         if len > self.max_payload as usize {

@@ -12,8 +12,8 @@ use tributary_provider::free::FreeTierLimits;
 use tributary_provider::service::{Service, ServiceError};
 use tributary_provider::till::{Admission, Till, Use};
 use tributary_waku::{
-    EligibilityStatus, GatedQuery, MAX_PAGE_LIMIT, NodeHandle, StoreGate, StoreOutcome, StoreQueryRequest, StoreStatus,
-    StoreVerdict,
+    EligibilityStatus, GatedQuery, MAX_PAGE_LIMIT, NodeHandle, PeerId, StoreGate, StoreOutcome, StoreQueryRequest,
+    StoreStatus, StoreVerdict,
 };
 
 use crate::closed::Closed;
@@ -181,6 +181,10 @@ impl Gate {
 
 #[async_trait]
 impl StoreGate for Gate {
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        self.till.checker().listens_to(peer)
+    }
+
     async fn admit(&self, query: &GatedQuery) -> StoreVerdict {
         let use_ = Use { peer: Some(query.peer), request: &query.signed_bytes, tickets: self.tickets(&query.request) };
         match self.till.admit(query.eligibility_proof.as_deref(), use_).await {

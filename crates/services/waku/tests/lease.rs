@@ -553,6 +553,10 @@ async fn the_offer_says_what_is_sold() {
     let usual = FilterServiceConfig::new(vec![]);
     let error = FilterService::new(shop.node.clone(), FilterServiceConfig { tickets: 5, ..usual.clone() }).unwrap_err();
     assert_eq!(error, FilterServiceConfigError::Range { field: "tickets", got: 5, min: 1, max: 4 });
+    // More than the node serves: 100 subscribers.
+    let config = FilterServiceConfig { max_leases: 80, max_free: 21, ..usual.clone() };
+    let error = FilterService::new(shop.node.clone(), config).unwrap_err();
+    assert_eq!(error, FilterServiceConfigError::NodeLimit { field: "max_leases + max_free", got: 101, limit: 100 });
     let usual_push = LightpushServiceConfig::new(vec![]);
     let config = LightpushServiceConfig { messages: 0, ..usual_push.clone() };
     let error = LightpushService::new(shop.node.clone(), config).unwrap_err();

@@ -24,7 +24,7 @@ use crate::{
         FilterSubscribeRequest, FilterSubscribeResponse, MessagePush, filter_subscribe_request::FilterSubscribeType,
     },
     queue::Queue,
-    rpc::{Refusal, RequestHandler, write_frame},
+    rpc::{NOT_LISTENED, Refusal, RequestHandler, write_frame},
     store::MAX_REQUEST_ID_BYTES,
     topics::{ContentTopic, PubsubTopic},
 };
@@ -60,6 +60,13 @@ pub enum FilterVerdict {
 /// [`crate::NodeHandle::filter_end`].
 #[async_trait]
 pub trait FilterGate: Debug + Send + Sync + 'static {
+    /// Whether anything of this peer is judged at the moment. Asked before a request is read, and before the node's rates are charged: peers that are
+    /// refused here use up nothing of what all peers share. Must answer at once.
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        let _ = peer;
+        true
+    }
+
     /// Judges a SUBSCRIBE, also one that repeats an earlier one.
     async fn admit(&self, subscribe: &GatedSubscribe) -> FilterVerdict;
 }
@@ -131,6 +138,10 @@ impl FilterServer {
         gate: Option<Arc<dyn FilterGate>>,
     ) -> Self {
         Self { node, clock, limits, gate: RwLock::new(gate), subscribers: Mutex::default(), counters: Arc::default() }
+    }
+
+    pub(crate) const fn limits(&self) -> FilterLimits {
+        self.limits
     }
 
     pub(crate) fn set_gate(&self, gate: Option<Arc<dyn FilterGate>>) {
@@ -334,8 +345,14 @@ impl RequestHandler for FilterServer {
         Some(self.answer(peer, &request).await)
     }
 
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        gate.as_ref().is_none_or(|gate| gate.listens_to(peer))
+    }
+
     fn refuse(&self, refusal: Refusal) -> Option<Bytes> {
         let reply = match refusal {
+            Refusal::NotListened => (FilterStatus::TOO_MANY_REQUESTS, NOT_LISTENED.to_owned()),
             Refusal::RateLimited => (FilterStatus::TOO_MANY_REQUESTS, "too many requests".to_owned()),
             Refusal::Busy => (FilterStatus::TOO_MANY_REQUESTS, "too many requests at the same time".to_owned()),
             Refusal::TooLarge { len, max } => bad(format!("the request has {len} bytes, at most {max} are allowed")),

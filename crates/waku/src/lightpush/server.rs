@@ -17,7 +17,7 @@ use crate::{
     error::PublishError,
     node::WeakNodeHandle,
     proto::lightpush::{v2, v3},
-    rpc::{Refusal, RequestHandler},
+    rpc::{NOT_LISTENED, Refusal, RequestHandler},
     topics::TopicError,
 };
 
@@ -51,6 +51,13 @@ pub enum LightPushVerdict {
 /// Decides whether a message is published for a peer; how a provider sells lightpush.
 #[async_trait]
 pub trait LightPushGate: Debug + Send + Sync + 'static {
+    /// Whether anything of this peer is judged at the moment. Asked before a request is read, and before the node's rates are charged: peers that are
+    /// refused here use up nothing of what all peers share. Must answer at once.
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        let _ = peer;
+        true
+    }
+
     /// Judges a push. Called once for each well-formed request, before publishing. What it spends must be durable
     /// when it returns.
     async fn admit(&self, push: &GatedPush) -> LightPushVerdict;
@@ -82,6 +89,11 @@ impl LightPushService {
 
     pub(crate) fn set_gate(&self, gate: Option<Arc<dyn LightPushGate>>) {
         *self.gate.write().unwrap_or_else(PoisonError::into_inner) = gate;
+    }
+
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        gate.as_ref().is_none_or(|gate| gate.listens_to(peer))
     }
 
     async fn push(&self, peer: PeerId, request: Result<LightPushRequest, Problem>) -> Outcome {
@@ -165,6 +177,7 @@ impl LightPushService {
 
 fn refused(refusal: Refusal) -> Outcome {
     let (status, desc) = match refusal {
+        Refusal::NotListened => (LightPushStatus::TOO_MANY_REQUESTS, NOT_LISTENED.to_owned()),
         Refusal::RateLimited => (LightPushStatus::TOO_MANY_REQUESTS, "too many requests".to_owned()),
         Refusal::Busy => (LightPushStatus::TOO_MANY_REQUESTS, "too many requests at the same time".to_owned()),
         Refusal::TooLarge { len, max } => {
@@ -198,6 +211,10 @@ impl RequestHandler for LightPushServer {
         Some(Self::encode(self.0.push(peer, LightPushRequest::decode(&request)).await))
     }
 
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        self.0.listens_to(peer)
+    }
+
     fn refuse(&self, refusal: Refusal) -> Option<Bytes> {
         Some(Self::encode(refused(refusal)))
     }
@@ -226,6 +243,10 @@ impl LightPushServerV2 {
 impl RequestHandler for LightPushServerV2 {
     async fn handle(&self, peer: PeerId, request: Bytes) -> Option<Bytes> {
         Some(Self::encode(self.0.push(peer, LightPushRequest::decode_v2(&request)).await))
+    }
+
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        self.0.listens_to(peer)
     }
 
     fn refuse(&self, refusal: Refusal) -> Option<Bytes> {

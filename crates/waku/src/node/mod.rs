@@ -594,6 +594,12 @@ impl NodeHandle {
         self.shared.filter_server.as_ref().map(|server| server.subscribers()).unwrap_or_default()
     }
 
+    /// Bounds on subscriptions at this node. `None` if it serves no Filter.
+    #[must_use]
+    pub fn filter_limits(&self) -> Option<crate::FilterLimits> {
+        self.shared.filter_server.as_ref().map(|server| server.limits())
+    }
+
     /// Puts a gate before the node's Filter, or takes it away. False if the node serves no Filter.
     #[must_use]
     pub fn set_filter_gate(&self, gate: Option<Arc<dyn FilterGate>>) -> bool {

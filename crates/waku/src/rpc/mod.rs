@@ -78,12 +78,17 @@ impl Default for ServeLimits {
     }
 }
 
+/// What peers are told that a gate doesn't listen to.
+pub(crate) const NOT_LISTENED: &str = "too many of your requests were refused lately; wait up to a minute";
+
 /// Why a request was not given to its handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
     /// The peer, or all peers together, exceeded the rate.
     RateLimited,
+    /// The handler doesn't listen to this peer at the moment: [`RequestHandler::listens_to`].
+    NotListened,
     /// Too many requests are at work.
     Busy,
     /// The announced length exceeds [`ServeLimits::max_request_bytes`].
@@ -107,6 +112,13 @@ pub trait RequestHandler: Debug + Send + Sync + 'static {
     ///
     /// Dropped at [`ServeLimits::handler_timeout`]; what must not be interrupted belongs in a task of its own.
     async fn handle(&self, peer: PeerId, request: Bytes) -> Option<Bytes>;
+
+    /// Whether a request of this peer is read at all. Asked before anything is counted, so that a peer to whom this says no uses up nothing of the rates
+    /// that all peers share. Must answer at once.
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        let _ = peer;
+        true
+    }
 
     /// What to answer to a request that doesn't reach [`RequestHandler::handle`], e.g. the protocol's own status 429.
     /// Without an answer the stream is reset.
@@ -141,6 +153,8 @@ pub struct ServeStats {
     pub unanswered: u64,
     /// Requests over the rate.
     pub rate_limited: u64,
+    /// Requests of peers that the handler doesn't listen to.
+    pub not_listened: u64,
     /// Requests over the concurrency limits.
     pub busy: u64,
     /// Requests over the size limit.

@@ -80,6 +80,7 @@ struct Stats {
     answered: AtomicU64,
     unanswered: AtomicU64,
     rate_limited: AtomicU64,
+    not_listened: AtomicU64,
     busy: AtomicU64,
     too_large: AtomicU64,
     broken: AtomicU64,
@@ -183,6 +184,7 @@ impl Registry {
             answered: read(&stats.answered),
             unanswered: read(&stats.unanswered),
             rate_limited: read(&stats.rate_limited),
+            not_listened: read(&stats.not_listened),
             busy: read(&stats.busy),
             too_large: read(&stats.too_large),
             broken: read(&stats.broken),
@@ -253,6 +255,12 @@ fn sorted(endpoints: &HashMap<StreamProtocol, Arc<Endpoint>>) -> Arc<[StreamProt
 
 impl Endpoint {
     fn admit(&self, peer: PeerId, now: Duration) -> Result<(OwnedSemaphorePermit, StreamGuard), Refusal> {
+        if let Handler::Requests(handler) = &self.handler
+            && !handler.listens_to(&peer)
+        {
+            count(&self.stats.not_listened);
+            return Err(Refusal::NotListened);
+        }
         if self.rates.take(&peer, 1.0, now).is_err() {
             count(&self.stats.rate_limited);
             return Err(Refusal::RateLimited);

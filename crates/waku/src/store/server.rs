@@ -16,7 +16,7 @@ use super::{
 use crate::{
     archive::{Archive, ArchiveError, Page},
     proto::store::v3 as wire,
-    rpc::{Refusal, RequestHandler},
+    rpc::{NOT_LISTENED, Refusal, RequestHandler},
 };
 
 /// A well-formed query at the gate, before the archive is read.
@@ -66,6 +66,13 @@ pub struct StoreOutcome {
 /// Decides whether a query may be served; how a provider sells its archive.
 #[async_trait]
 pub trait StoreGate: Debug + Send + Sync + 'static {
+    /// Whether anything of this peer is judged at the moment. Asked before a request is read, and before the node's rates are charged: peers that are
+    /// refused here use up nothing of what all peers share. Must answer at once.
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        let _ = peer;
+        true
+    }
+
     /// Judges a query. Called once for each well-formed query (malformed ones get 400 and cost nothing), before the
     /// archive is read. What it spends must be durable when it returns: the answer may never arrive.
     async fn admit(&self, query: &GatedQuery) -> StoreVerdict;
@@ -204,8 +211,14 @@ impl RequestHandler for StoreServer {
         Some(self.answer(peer, &request).await)
     }
 
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        gate.as_ref().is_none_or(|gate| gate.listens_to(peer))
+    }
+
     fn refuse(&self, refusal: Refusal) -> Option<Bytes> {
         let (status, desc) = match refusal {
+            Refusal::NotListened => (StoreStatus::TOO_MANY_REQUESTS, NOT_LISTENED.to_owned()),
             Refusal::RateLimited => (StoreStatus::TOO_MANY_REQUESTS, "too many requests".to_owned()),
             Refusal::Busy => (StoreStatus::TOO_MANY_REQUESTS, "too many requests at the same time".to_owned()),
             Refusal::TooLarge { len, max } => {

@@ -327,3 +327,60 @@ async fn a_stopping_node_answers_what_it_has_read() {
     assert_eq!(within("the answer", asked).await.unwrap().unwrap(), "late");
     assert_eq!(held.started.load(Ordering::SeqCst), 1);
 }
+
+/// Listens to all peers but these.
+#[derive(Debug, Default)]
+struct Choosy(std::sync::Mutex<Vec<PeerId>>);
+
+#[async_trait]
+impl RequestHandler for Choosy {
+    async fn handle(&self, _: PeerId, request: Bytes) -> Option<Bytes> {
+        Some(request)
+    }
+
+    fn listens_to(&self, peer: &PeerId) -> bool {
+        !self.0.lock().unwrap().contains(peer)
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Option<Bytes> {
+        Some(format!("{refusal:?}").into())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_are_not_listened_to_use_up_nothing_of_what_all_share() {
+    let clock = clock();
+    let server = node(&clock).await;
+    let choosy = Arc::new(Choosy::default());
+    let limits =
+        ServeLimits { rate_per_peer: Some(burst(8.0)), rate_total: Some(burst(10.0)), ..ServeLimits::default() };
+    server.serve(ECHO, limits, choosy.clone()).await.unwrap();
+    let mut flooding = Vec::new();
+    for _ in 0..4 {
+        let peer = node(&clock).await;
+        connect(&peer, &server).await;
+        flooding.push(peer);
+    }
+    let honest = node(&clock).await;
+    connect(&honest, &server).await;
+    let ask = async |peer: &tributary_waku::NodeHandle| {
+        peer.request(server.peer_id(), ECHO, "x", RequestLimits::default()).await.unwrap()
+    };
+
+    *choosy.0.lock().unwrap() = flooding.iter().map(tributary_waku::NodeHandle::peer_id).collect();
+    for peer in &flooding {
+        for _ in 0..8 {
+            assert_eq!(ask(peer).await, "NotListened");
+        }
+    }
+    for _ in 0..8 {
+        assert_eq!(ask(&honest).await, "x", "the bucket of all peers has 10, and 32 were refused before it");
+    }
+    assert_eq!(ask(&honest).await, "RateLimited");
+    // Once they are listened to again, they have all of their own rates, and share what is left of the common one.
+    choosy.0.lock().unwrap().clear();
+    let answers = [ask(&flooding[0]).await, ask(&flooding[1]).await, ask(&flooding[2]).await];
+    assert_eq!(answers, ["x", "x", "RateLimited"]);
+    let stats = server.serve_stats(ECHO).unwrap();
+    assert_eq!((stats.answered, stats.not_listened, stats.rate_limited), (10, 32, 2));
+}

@@ -3,7 +3,10 @@
 use std::{collections::HashSet, path::Path};
 
 use tokio::sync::watch;
-use tributary_protocol::{Circuit, Price, ProviderDigest, Slot, ticket::OfferTerms};
+use tributary_protocol::{
+    Circuit, Price, ProviderDigest, Slot,
+    ticket::{OfferTerms, RatingTier},
+};
 use tributary_prover::Proof;
 use tributary_wallet::{
     Intent, Wallet,
@@ -243,10 +246,9 @@ async fn a_rating_is_proved_for_a_slot_that_is_over() {
     let slot = clock.slot_at(rating.statement.slot_start).unwrap();
     let list = buyer.net.ledger.stopped_list(slot).unwrap();
     let now = buyer.net.ledger.head_time().unwrap();
-    rating
-        .statement
-        .check_rating(&clock, buyer.stream.terms.payee, buyer.stream.terms.min_streamed, list.root(), now)
-        .unwrap();
+    let terms = &buyer.stream.note.terms;
+    let tier = RatingTier::reached(terms.rate().times(slot.end().since(terms.start()))).unwrap();
+    rating.statement.check_rating(&clock, buyer.stream.terms.payee, tier.amount(), list.root(), now).unwrap();
     let key = prover().verifying_key(Circuit::Ticket).unwrap();
     key.verify(&rating.statement.public_inputs(), &Proof::from_bytes(&rating.proof).unwrap()).unwrap();
     let again = maker.rate(&buyer.stream, b"one star").await.unwrap();

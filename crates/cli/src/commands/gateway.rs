@@ -1,0 +1,200 @@
+//! `tributary gateway`: bought services for ordinary programs (docs: gateway).
+
+use std::{collections::HashMap, fs, os::unix::fs::DirBuilderExt as _, sync::Arc};
+
+use async_trait::async_trait;
+use hyper::StatusCode;
+use parking_lot::Mutex;
+use serde_json::json;
+use tributary_client::{Buyer, ClientError, Failure, Load, Session, Sought, SoughtFamily, SpendingCaps, Want};
+use tributary_gateway::{Port, PortSettings, Surface, Token};
+use tributary_market::offer::{ServiceId, UseUnit};
+use tributary_protocol::{Amount, Price, Seconds};
+use tributary_prover::Circuit;
+use tributary_reputation::{
+    Verdict,
+    http::{HttpAssessor, HttpObservation},
+};
+use tributary_service_http::{HttpClient, HttpMarket, HttpSurface, SeatError, family};
+use tributary_wallet::WalletError;
+
+use crate::{
+    args,
+    commands::{relayer::amount, tickets::origin, wallet::max_fee},
+    context::Context,
+    daemon,
+    error::CliError,
+};
+
+/// What the process keeps for itself, in the home folder.
+const FOLDER: &str = "gateway";
+/// The token's file in that folder.
+const TOKEN_FILE: &str = "token";
+/// Services whose provider is remembered, at most; others are looked for again.
+const MAX_SESSIONS: usize = 64;
+
+/// Answers programs until it is asked to stop.
+pub(crate) async fn run(context: &Context, args: &args::Gateway) -> Result<(), CliError> {
+    let settings = &context.config.gateway;
+    let listen = settings.listen.parse().map_err(|_| CliError::Input {
+        reason: format!("gateway.listen '{}' is no address with a port: write it like 127.0.0.1:8647", settings.listen),
+    })?;
+    let origins = settings.origins.iter().map(|text| origin("gateway.origins", text)).collect::<Result<_, _>>()?;
+    let stop = daemon::stop(context)?;
+    let _lock = context.lock()?;
+    let folder = context.file(FOLDER);
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .map_err(|error| CliError::Write { file: folder.clone(), error })?;
+
+    let plan = Plan::read(context, args)?;
+    context.format.progress("opening the wallet and reading the proving keys");
+    let circuits: &[Circuit] = if args.buy { &[Circuit::Transact, Circuit::Ticket] } else { &[Circuit::Ticket] };
+    let buyer = context.buyer_for(circuits).await?;
+    let following = tokio::spawn({
+        let (ledger, stopped) = (buyer.wallet().ledger().clone(), stop.requested());
+        async move { ledger.run(stopped).await }
+    });
+    let market = Arc::new(Market { buyer: buyer.clone(), plan, sessions: Mutex::default() });
+    // One line for each family.
+    let surfaces: Vec<Arc<dyn Surface>> = vec![Arc::new(HttpSurface::new(market))];
+
+    let file = folder.join(TOKEN_FILE);
+    let token = Token::create(file.clone()).map_err(|error| CliError::Write { file, error })?;
+    let port = Port::open(PortSettings { listen, origins }, token.secret(), surfaces).await?;
+    let url = format!("http://{}", port.address());
+    println!("{}", json!({ "role": "gateway", "url": url, "token_file": token.file() }));
+    port.serve(stop.requested()).await;
+    drop(token);
+    if let Err(error) = following.await {
+        tracing::warn!(%error, "the ledger's task failed");
+    }
+    buyer.node().shutdown().await;
+    Ok(())
+}
+
+/// What may be bought, and how.
+#[derive(Debug)]
+struct Plan {
+    caps: SpendingCaps,
+    want: Want,
+}
+
+impl Plan {
+    fn read(context: &Context, args: &args::Gateway) -> Result<Self, CliError> {
+        let settings = &context.config.gateway;
+        let caps = if args.buy {
+            let cap = |flag: Option<u128>, key, text: &str| match flag {
+                Some(value) => Ok::<_, CliError>(Amount::new(value)?),
+                None => amount(key, text),
+            };
+            SpendingCaps {
+                purchase: cap(args.max_purchase, "gateway.max_purchase", &settings.max_purchase)?,
+                day: cap(args.max_per_day, "gateway.max_per_day", &settings.max_per_day)?,
+                relay_fee: max_fee(context)?,
+            }
+        } else {
+            SpendingCaps::NOTHING
+        };
+        let configured = context.config.buyer.max_price.as_deref().map(|text| amount("buyer.max_price", text));
+        let max_price = args.max_price.or(configured.transpose()?.map(Amount::get)).map(Price::new).transpose()?;
+        let preset = args.preset.as_deref().unwrap_or(&context.config.buyer.preset);
+        let want = Want {
+            service: Sought::Family(SoughtFamily {
+                id: "http".parse().map_err(ClientError::from)?,
+                family: family(),
+                needs: Vec::new(),
+                unit: UseUnit::Request,
+                load: Load::Uses { uses: settings.http_requests.max(1), units: 1 },
+            }),
+            content_topics: Vec::new(),
+            duration: Seconds::new(settings.duration)?,
+            max_price,
+            preset: preset.parse().map_err(|reason| CliError::Input { reason })?,
+            ignore: Vec::new(),
+        };
+        Ok(Self { caps, want })
+    }
+
+    fn http(&self, service: &ServiceId) -> Want {
+        let mut want = self.want.clone();
+        if let Sought::Family(sought) = &mut want.service {
+            sought.id = service.clone();
+        }
+        want
+    }
+}
+
+/// Sessions with providers, one a service.
+#[derive(Debug)]
+struct Market {
+    buyer: Buyer,
+    plan: Plan,
+    sessions: Mutex<HashMap<ServiceId, Session>>,
+}
+
+#[async_trait]
+impl HttpMarket for Market {
+    async fn client(&self, service: &ServiceId) -> Result<HttpClient, SeatError> {
+        let tell = |line: &str| tracing::info!(%service, "{line}");
+        let session = self
+            .buyer
+            .session(&self.plan.http(service), None, &self.plan.caps, &tell)
+            .await
+            .map_err(|error| seat(&error))?;
+        let (node, tickets) = (self.buyer.node().clone(), Arc::clone(&session.tickets));
+        let client = HttpClient::new(node, &session.offer, service.clone(), session.addresses.clone(), tickets);
+        let mut sessions = self.sessions.lock();
+        if sessions.len() >= MAX_SESSIONS && !sessions.contains_key(service) {
+            sessions.clear();
+        }
+        sessions.insert(service.clone(), session);
+        client.map_err(|error| seat(&error))
+    }
+
+    async fn observed(&self, observation: HttpObservation) {
+        let assessment = HttpAssessor::default().assess(&observation);
+        if let Err(error) = self.buyer.reputation().record(&assessment).await {
+            tracing::warn!(code = error.code(), %error, "an assessment was not kept");
+        }
+        if !matches!(assessment.verdict, Verdict::Scored { score, .. } if score == 0.0) {
+            return;
+        }
+        let failed = {
+            let sessions = self.sessions.lock();
+            let mut all = sessions.values();
+            all.find(|session| {
+                session.provider().to_string() == observation.subject.provider.as_str()
+                    && session.service().as_str() == observation.subject.service.as_str()
+            })
+            .cloned()
+        };
+        if let Some(session) = failed
+            // It is assessed already.
+            && let Err(error) = session.failed(&Failure::Unsuitable).await
+        {
+            tracing::warn!(code = error.code(), %error, "a provider that failed is not left out");
+        }
+    }
+}
+
+/// What a program is told when nobody can be asked.
+fn seat(error: &ClientError) -> SeatError {
+    let (code, mut message) = (error.code(), error.to_string());
+    let status = match error {
+        ClientError::NoStream { .. } => {
+            message.push_str(", or start `tributary gateway --buy`, which buys within its caps");
+            StatusCode::PAYMENT_REQUIRED
+        }
+        ClientError::Wallet(WalletError::InsufficientFunds { .. }) => StatusCode::PAYMENT_REQUIRED,
+        ClientError::PurchaseCap { .. } | ClientError::DayCap { .. } => StatusCode::TOO_MANY_REQUESTS,
+        ClientError::NoCandidate { .. } | ClientError::NoProvider | ClientError::NotSold { .. } => {
+            StatusCode::NOT_FOUND
+        }
+        ClientError::Away { .. } | ClientError::Transport(_) => StatusCode::BAD_GATEWAY,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    SeatError { status, code, message }
+}

@@ -1,0 +1,138 @@
+//! Figures.
+
+use std::path::{Path, PathBuf};
+
+use plotters::prelude::*;
+
+use crate::report::{Cell, Report};
+
+const SIZE: (u32, u32) = (900, 480);
+const FONT: (&str, u32) = ("sans-serif", 14);
+
+/// Why a figure isn't written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlotError {
+    /// The file system refuses.
+    #[error("{} can't be written: {error}; name another folder", path.display())]
+    Write {
+        /// What was to be written.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The figure can't be drawn.
+    #[error("a figure can't be drawn: {reason}")]
+    Draw {
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl PlotError {
+    /// Stable code of the error.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Write { .. } => "TRB-M691",
+            Self::Draw { .. } => "TRB-M692",
+        }
+    }
+}
+
+/// Writes `attacks-*.svg` (cheated share by day, for each burn and weight of ratings) and `spending.svg` (the curve, if there is one).
+///
+/// # Errors
+/// [`PlotError`].
+pub fn write_plots(report: &Report, folder: &Path) -> Result<(), PlotError> {
+    std::fs::create_dir_all(folder).map_err(|error| PlotError::Write { path: folder.to_owned(), error })?;
+    for &network in &report.plan.networks {
+        for &burn in &report.plan.burns {
+            let with = if network > 0.0 { "with" } else { "without" };
+            let lines: Vec<_> = report
+                .cells
+                .iter()
+                .filter(|cell| cell.burn_bps == burn && cell.network.total_cmp(&network).is_eq())
+                .map(|cell| (format!("{}: {}", cell.attack, cell.tactic), by_day(cell)))
+                .collect();
+            let title = format!("Cheated purchases by day, burn {burn} bps, {with} ratings of others");
+            let svg = chart(&title, "day", &lines)?;
+            write(&folder.join(format!("attacks-{burn}-{with}.svg")), &svg)?;
+        }
+    }
+    if !report.curve.is_empty() {
+        let lines: Vec<_> = report
+            .plan
+            .networks
+            .iter()
+            .map(|&network| {
+                let points = report.curve.iter().filter(|point| point.network.total_cmp(&network).is_eq());
+                let with = if network > 0.0 { "with" } else { "without" };
+                (
+                    format!("{with} ratings of others"),
+                    points.map(|point| (point.spending * 100.0, point.cheated * 100.0)).collect(),
+                )
+            })
+            .collect();
+        let svg = chart("Attack spending against cheated purchases", "spending, % of honest spending", &lines)?;
+        write(&folder.join("spending.svg"), &svg)?;
+    }
+    Ok(())
+}
+
+#[allow(clippy::cast_precision_loss)] // Counts of purchases and days.
+fn by_day(cell: &Cell) -> Vec<(f64, f64)> {
+    let share = |cheated: u64, purchases: u64| cheated as f64 * 100.0 / purchases.max(1) as f64;
+    let days = cell.outcome.days.iter().enumerate();
+    days.map(|(day, sum)| (day as f64 + 1.0, share(sum.cheated, sum.purchases))).collect()
+}
+
+fn write(path: &Path, svg: &str) -> Result<(), PlotError> {
+    std::fs::write(path, svg).map_err(|error| PlotError::Write { path: path.to_owned(), error })
+}
+
+fn chart(title: &str, across: &str, lines: &[(String, Vec<(f64, f64)>)]) -> Result<String, PlotError> {
+    let mut svg = String::new();
+    draw(&mut svg, title, across, lines).map_err(|error| PlotError::Draw { reason: error.to_string() })?;
+    Ok(svg)
+}
+
+fn draw(
+    svg: &mut String,
+    title: &str,
+    across: &str,
+    lines: &[(String, Vec<(f64, f64)>)],
+) -> Result<(), Box<dyn std::error::Error>> {
+    let points = || lines.iter().flat_map(|(_, line)| line);
+    let right = points().map(|point| point.0).fold(1.0, f64::max);
+    let top = points().map(|point| point.1).fold(6.0, f64::max) * 1.05;
+    let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(50)
+        .build_cartesian_2d(0.0..right, 0.0..top)?;
+    chart.configure_mesh().x_desc(across).y_desc("cheated, % of purchases").label_style(FONT).draw()?;
+    let bar = crate::report::BAR * 100.0;
+    chart
+        .draw_series(LineSeries::new([(0.0, bar), (right, bar)], BLACK.mix(0.5)))?
+        .label("bar, mean after day 30")
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BLACK.mix(0.5)));
+    for (place, (label, line)) in lines.iter().enumerate() {
+        let colour = Palette99::pick(place).to_rgba();
+        chart
+            .draw_series(LineSeries::new(line.iter().copied(), colour.stroke_width(2)))?
+            .label(label)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE.mix(0.8))
+        .label_font(("sans-serif", 12))
+        .draw()?;
+    root.present()?;
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! Memos, addresses and proofs, from arbitrary bytes.
+
+#![no_main]
+
+tributary_fuzz::target!(Notes);

@@ -1,0 +1,207 @@
+//! Sessions: who is paid, who is left, and what may be spent.
+
+use super::*;
+use tributary_client::{ClientError, Failure, Session, SpendingCaps};
+
+/// A stream of three slots takes 1,800 and a relayer at most 1,000.
+fn caps() -> SpendingCaps {
+    SpendingCaps { purchase: amount(3_000), day: amount(100_000), relay_fee: amount(1_000) }
+}
+
+fn want() -> Want {
+    Market::want(Sought::Lightpush { messages: 1, payload: 100 })
+}
+
+fn quiet(_: &str) {}
+
+impl Market {
+    /// The chain goes on meanwhile: blocks come, and leaves get into the tree.
+    async fn while_blocks_come<T>(&self, future: impl Future<Output = T>) -> T {
+        let blocks = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                self.shop.net.insert().await;
+                self.shop.advance(1).await;
+            }
+        };
+        tokio::select! {
+            done = within("a session", future) => done,
+            () = blocks => unreachable!("blocks come forever"),
+        }
+    }
+
+    async fn session(&self, want: &Want, caps: SpendingCaps) -> Result<Session, ClientError> {
+        self.while_blocks_come(self.buyer.session(want, None, &caps, &quiet)).await
+    }
+
+    /// Somebody else who sells the same for more. The buyer knows its offer.
+    async fn second_seller(&self) -> (NodeHandle, Arc<Provider>) {
+        let seller = node(true).await;
+        for other in [&self.neighbour, self.buyer.node(), &self.seller] {
+            other.dial_within(&seller.listen_addrs()[0], PATIENCE).await.unwrap();
+        }
+        let provider = sell(&self.shop, &seller, "second", 300).await;
+        let known = async {
+            while self.buyer.directory().offer(seller.peer_id()).is_err() {
+                let _ = provider.publisher().publish_now().await;
+                self.buyer.directory().discover(tokio::time::sleep(Duration::from_millis(100))).await.unwrap();
+            }
+        };
+        within("the second seller's offer", known).await;
+        (seller, provider)
+    }
+
+    async fn push(&self, session: &Session, text: &str) -> Result<(), ClientError> {
+        let request = LightPushRequest::new(Some(self.shard()), self.message(text));
+        within("a push", session.lightpush().unwrap().push(request)).await.map(|_| ())
+    }
+
+    async fn paid_providers(&self) -> Vec<String> {
+        self.buyer.store().purchases().await.unwrap().iter().map(|purchase| purchase.provider.to_string()).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_leaves_a_provider_that_is_gone_and_pays_only_the_next_one() {
+    let market = Market::new().await;
+    market.find(&want()).await;
+    let (second, _provider) = market.second_seller().await;
+    let (relayer, _handler) = market.relayer(Manner::Sends, 700).await;
+    relayer.dial_within(&second.listen_addrs()[0], PATIENCE).await.unwrap();
+
+    let none = market.session(&want(), SpendingCaps::NOTHING).await.unwrap_err();
+    assert!(matches!(none, ClientError::NoStream { .. }), "{none}");
+    let first = market.session(&want(), caps()).await.unwrap();
+    assert_eq!(first.provider(), market.seller.peer_id(), "the cheaper one");
+    assert!(first.opened.is_some());
+    market.push(&first, "by the first").await.unwrap();
+    // What is open is used, and nothing is bought.
+    let again = market.session(&want(), caps()).await.unwrap();
+    assert_eq!(again.stream.commitment, first.stream.commitment);
+    assert!(again.opened.is_none());
+
+    let gone = market.seller.peer_id();
+    market.provider.stop().await;
+    market.seller.shutdown().await;
+    market.buyer.node().wait_for_disconnect(gone, PATIENCE).await.unwrap();
+    let away = market.session(&want(), SpendingCaps::NOTHING).await.unwrap_err();
+    assert!(matches!(&away, ClientError::Away { provider, .. } if *provider == gone), "{away}");
+    let next = market.session(&want(), caps()).await.unwrap();
+    assert_eq!(next.provider(), second.peer_id());
+    let paid = [second.peer_id().to_string(), gone.to_string()];
+    assert_eq!(market.paid_providers().await, paid, "newest first: the one that is gone got nothing more");
+    let request =
+        LightPushRequest::new(Some(second.pubsub_topic(&topics()[0]).unwrap()), market.message("by the next"));
+    within("a push", next.lightpush().unwrap().push(request)).await.unwrap();
+
+    // Who is reported is left out at once, though it answers.
+    next.failed(&Failure::Broken { reason: "took a ticket and gave nothing".into() }).await.unwrap();
+    let nobody = market.session(&want(), SpendingCaps::NOTHING).await.unwrap_err();
+    assert!(matches!(nobody, ClientError::NoStream { .. }), "{nobody}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_moved_is_reached_where_its_newest_offer_says() {
+    let market = Market::new().await;
+    market.find(&want()).await;
+    let _relayer = market.relayer(Manner::Sends, 700).await;
+    let first = market.session(&want(), caps()).await.unwrap();
+    let offer = market.buyer.directory().offer(market.seller.peer_id()).unwrap();
+    market.provider.stop().await;
+    market.seller.shutdown().await;
+    market.buyer.node().wait_for_disconnect(offer.peer_id(), PATIENCE).await.unwrap();
+
+    let key = market.seller.key().clone();
+    let moved = Node::spawn(NodeConfig {
+        listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
+        limits: NodeLimits::shared_address(),
+        ..NodeConfig::new(key.clone(), ClusterId(42), Sharding::Auto { shards: 8 })
+    })
+    .await
+    .unwrap();
+    let newer = Offer {
+        multiaddrs: moved.listen_addrs().iter().map(plain).collect(),
+        sequence: offer.sequence + 1,
+        ..offer.offer().clone()
+    };
+    let signed = newer.sign(&key).unwrap();
+    market.neighbour.dial_within(&market.buyer.node().listen_addrs()[0], PATIENCE).await.unwrap();
+    let publishing = async {
+        loop {
+            let bytes = signed.as_bytes().to_vec();
+            let _ = Broadcast::publish(&market.neighbour, &MarketTopic::offers(), bytes, Keep::Stored).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    // The newer offer is heard while the old address is tried in vain.
+    let want = want();
+    let session = tokio::select! {
+        session = market.session(&want, SpendingCaps::NOTHING) => session.unwrap(),
+        () = publishing => unreachable!("it is published forever"),
+    };
+    assert_eq!(session.stream.commitment, first.stream.commitment);
+    assert_eq!(session.addresses[..newer.multiaddrs.len()], newer.multiaddrs);
+    assert!(market.buyer.node().connected_peers().await.contains(&moved.peer_id()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caps_refuse_a_purchase_with_their_numbers_also_after_a_restart() {
+    let market = Market::new().await;
+    market.find(&want()).await;
+    let _relayer = market.relayer(Manner::Sends, 700).await;
+
+    let small = SpendingCaps { purchase: amount(2_000), ..caps() };
+    let error = market.session(&want(), small).await.unwrap_err();
+    assert_eq!(error.code(), "TRB-C040");
+    assert!(matches!(error, ClientError::PurchaseCap { needed: 2_800.., cap: 2_000 }), "{error}");
+    assert_eq!(market.paid_providers().await, Vec::<String>::new());
+    let now = || market.now().get();
+    assert_eq!(market.buyer.store().spent_in_a_day(now()).await.unwrap(), 0);
+
+    let opened = market.session(&want(), caps()).await.unwrap().opened.unwrap();
+    let spent = opened.deposit.get() + opened.fee.get();
+    // The fee that was paid counts, not the highest.
+    assert_eq!(opened.fee, amount(700));
+    let reopened = ClientStore::open(&market.shop.path("client.sqlite")).await.unwrap();
+    assert_eq!(reopened.spent_in_a_day(now()).await.unwrap(), spent);
+    let tight = SpendingCaps { day: amount(spent + 100), ..caps() };
+    // A want that the open stream does not pay for: 6 tickets a slot.
+    let more = Market::want(Sought::Lightpush { messages: 6, payload: 100 });
+    let more = Want { duration: seconds(4 * L), ..more };
+    let other = market.buyer.session(&more, Some(market.seller.peer_id()), &tight, &quiet);
+    match market.while_blocks_come(other).await {
+        Ok(session) => assert_eq!(session.stream.commitment, opened.commitment, "the open stream pays for it"),
+        Err(error) => panic!("{error}"),
+    }
+    let provider = market.seller.peer_id();
+    let error = reopened.reserve(provider, amount(101), Some(&tight), now()).await.unwrap_err();
+    assert_eq!(error.code(), "TRB-C041");
+    assert!(matches!(error, ClientError::DayCap { needed: 101, spent: s, cap } if s == spent && cap == spent + 100));
+    reopened.reserve(provider, amount(100), Some(&tight), now()).await.unwrap();
+    let (then, all) = (now(), amount(spent + 1));
+    reopened.reserve(provider, amount(1), None, then).await.unwrap();
+    let error = reopened.reserve(provider, all, Some(&tight), then + 86_399).await.unwrap_err();
+    assert!(matches!(error, ClientError::DayCap { spent: 1.., .. }), "a day isn't over: {error}");
+    reopened.reserve(provider, all, Some(&tight), then + 86_400).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_session_pays_from_the_slot_after_the_last_one() {
+    let market = Market::new().await;
+    market.find(&want()).await;
+    let _relayer = market.relayer(Manner::Sends, 700).await;
+    let first = market.session(&want(), caps()).await.unwrap();
+    market.push(&first, "in its first slot").await.unwrap();
+    assert!(!first.is_due(seconds(L)).unwrap());
+    let ahead = first.pays_until().since(market.now()).get() - L / 2;
+    for _ in 0..ahead.div_ceil(MARGIN) {
+        market.shop.advance(MARGIN.min(ahead)).await;
+    }
+    assert!(first.is_due(seconds(2 * L)).unwrap());
+    let renewed = market.while_blocks_come(first.renew(&caps(), &quiet)).await.unwrap();
+    assert_eq!(renewed.provider(), first.provider());
+    assert_eq!(renewed.pays_from(), first.pays_until(), "no slot between them is unpaid, and none is paid twice");
+    let left = renewed.pays_from().since(market.now()).get();
+    market.shop.advance(left + 1).await;
+    market.push(&renewed, "after the first stream's end").await.unwrap();
+}
