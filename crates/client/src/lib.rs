@@ -2,7 +2,7 @@
 //!
 //! [`Buyer`] goes through the steps; [`Directory`] knows what is on sale; [`PaidStore`] makes queries whose pages are paid by tickets;
 //! [`PaidLightpush`] publishes and [`PaidFilter`] subscribes for tickets, the latter by a [`LeaseBuyer`];
-//! [`Session`] is a provider that is paid and answers, bought if need be, renewed in time and left when it fails;
+//! [`Session`] is a provider that is paid and answers, bought if need be, renewed in time, and left and paid no more when it fails;
 //! [`TicketDesk`] makes tickets for leases that other programs buy; [`RelaySubmitter`] sends transactions through relayers. What must outlive a
 //! command is in [`ClientStore`].
 
@@ -12,6 +12,7 @@ mod desk;
 mod discover;
 mod error;
 mod lease;
+mod leave;
 mod push;
 mod query;
 mod rate;

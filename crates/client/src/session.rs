@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -78,6 +78,8 @@ pub enum Failure {
 pub(crate) struct Sessions {
     avoided: Mutex<HashMap<PeerId, u64>>,
     buying: tokio::sync::Mutex<()>,
+    /// Whether streams are being stopped.
+    pub(crate) stopping: AtomicBool,
 }
 
 impl Sessions {
@@ -113,6 +115,7 @@ pub struct Session {
     pub opened: Option<Opened>,
     want: Want,
     first_slot: UnixTime,
+    caps: SpendingCaps,
     buyer: Buyer,
 }
 
@@ -150,12 +153,21 @@ impl Session {
         Ok(self.buyer.now()?.saturating_add(ahead) >= self.pays_until())
     }
 
-    /// Reports that the provider failed: it is assessed, and the next session is with another one.
+    /// Reports that the provider failed: it is assessed, the next session is with another one, and the stream to it is stopped if anything may be
+    /// spent.
     ///
     /// # Errors
     /// When a database fails.
     pub async fn failed(&self, failure: &Failure) -> Result<(), ClientError> {
-        self.buyer.avoid(self.provider(), &self.service(), failure).await
+        let stop = self.caps.allow_buying() && *failure != Failure::Unsuitable;
+        if stop {
+            self.buyer.leave(self.stream.commitment).await?;
+        }
+        self.buyer.avoid(self.provider(), &self.service(), failure).await?;
+        if stop {
+            self.buyer.stop_left_meanwhile(self.caps.relay_fee);
+        }
+        Ok(())
     }
 
     /// Goes on with what this session is for: buys a stream that takes over in the slot after the last that this one pays for, from the same
@@ -258,8 +270,15 @@ impl Buyer {
         let (clock, now) = (self.wallet().ledger().clock(), self.now()?);
         let running = clock.slot_of(now)?;
         let wanted = self.wanted(want)?;
+        let left = self.store().left().await?;
+        if !left.is_empty() && caps.allow_buying() {
+            self.stop_left_meanwhile(caps.relay_fee);
+        }
         let mut fitting = Vec::new();
         for (purchase, stream, offer) in running_streams(self.wallet(), self.store(), provider, Some(&service)).await? {
+            if left.contains(&purchase.commitment) {
+                continue;
+            }
             let first = self.first_slot(&stream, &offer)?;
             let pays = clock.floor(stream.note.terms.end()) >= running.end()
                 && first.start() <= running.end().saturating_add(clock.slot_length());
@@ -285,10 +304,14 @@ impl Buyer {
             match self.reach(&offer).await {
                 Ok(addresses) => {
                     tell(&format!("a stream to {peer} is open"));
-                    return self.enter(want, &purchase, stream, offer, addresses, None, true, tell).await.map(Some);
+                    return self.enter(want, &purchase, stream, offer, addresses, None, true, caps, tell).await.map(Some);
                 }
                 Err(error) => {
                     tell(&format!("{peer}, which a stream pays, stays away: {error} [{}]", error.code()));
+                    if caps.allow_buying() {
+                        self.leave(stream.commitment).await?;
+                        self.stop_left_meanwhile(caps.relay_fee);
+                    }
                     self.avoid(peer, &service, &Failure::Unreachable).await?;
                     *away = Some(ClientError::Away { provider: peer, reason: error.to_string() });
                 }
@@ -343,11 +366,14 @@ impl Buyer {
             match self.reach(&offer).await {
                 Ok(addresses) => {
                     let at_once = takes_over.is_none();
-                    return self.enter(&want, &purchase, stream, offer, addresses, Some(opened), at_once, tell).await;
+                    let opened = Some(opened);
+                    return self.enter(&want, &purchase, stream, offer, addresses, opened, at_once, caps, tell).await;
                 }
                 Err(error) => {
                     tell(&format!("{peer} stays away: {error} [{}]", error.code()));
+                    self.leave(stream.commitment).await?;
                     self.avoid(peer, &want.service.id(), &Failure::Unreachable).await?;
+                    self.stop_left_meanwhile(caps.relay_fee);
                     want.ignore.push(peer);
                     last = Some(error);
                 }
@@ -367,6 +393,7 @@ impl Buyer {
         addresses: Vec<Multiaddr>,
         opened: Option<Opened>,
         at_once: bool,
+        caps: &SpendingCaps,
         tell: &(dyn Fn(&str) + Sync),
     ) -> Result<Session, ClientError> {
         let first_slot = self.first_slot(&stream, &offer)?.start();
@@ -385,7 +412,7 @@ impl Buyer {
         }
         let tickets = Arc::new(self.tickets_of(purchase, &stream, &offer));
         let (offer, buyer) = (Arc::new(offer), self.clone());
-        Ok(Session { offer, stream, tickets, addresses, opened, want: want.clone(), first_slot, buyer })
+        Ok(Session { offer, stream, tickets, addresses, opened, want: want.clone(), first_slot, caps: *caps, buyer })
     }
 
     /// Connects to the provider of an offer: where its newest one says that it is, then where this one does. If it is at neither, a newer offer is

@@ -42,6 +42,7 @@ CREATE TABLE IF NOT EXISTS failures (
   provider TEXT NOT NULL, service TEXT NOT NULL, at INTEGER NOT NULL, count INTEGER NOT NULL, reason TEXT NOT NULL,
   PRIMARY KEY (provider, service)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS left_streams (commitment BLOB PRIMARY KEY, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
 /// What counts as a day of spending, seconds.
@@ -52,6 +53,9 @@ const MAX_SEEN: i64 = 1_000_000;
 
 /// Uses of Filter and Lightpush that are kept, at the most.
 const MAX_USES: i64 = 1024;
+
+/// Streams that wait to be stopped, at the most; the newest are kept.
+const MAX_LEFT: i64 = 256;
 
 /// A message that the buyer received itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -473,6 +477,41 @@ impl ClientStore {
         let amounts =
             sqlx::query_scalar("SELECT amount FROM spending WHERE at > ?").bind(signed(now.saturating_sub(DAY)));
         total(&amounts.fetch_all(&self.0).await?)
+    }
+
+    /// Notes that a stream shall be stopped.
+    pub(crate) async fn leave(&self, commitment: &[u8; 32], now: u64) -> Result<(), ClientError> {
+        let mut tx = self.0.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query("INSERT OR IGNORE INTO left_streams (commitment, at) VALUES (?, ?)")
+            .bind(&commitment[..])
+            .bind(signed(now))
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query(
+            "DELETE FROM left_streams WHERE commitment IN
+             (SELECT commitment FROM left_streams ORDER BY at DESC, commitment LIMIT -1 OFFSET ?)",
+        )
+        .bind(MAX_LEFT)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Streams that wait to be stopped, those that were left first at the front.
+    pub(crate) async fn left(&self) -> Result<Vec<[u8; 32]>, ClientError> {
+        let rows = sqlx::query_scalar::<_, Vec<u8>>("SELECT commitment FROM left_streams ORDER BY at, commitment")
+            .fetch_all(&self.0)
+            .await?;
+        rows.into_iter()
+            .map(|bytes| bytes.try_into().map_err(|_| ClientError::Damaged { what: "a stream's commitment" }))
+            .collect()
+    }
+
+    /// A stream waits no more.
+    pub(crate) async fn forget_left(&self, commitment: &[u8; 32]) -> Result<(), ClientError> {
+        sqlx::query("DELETE FROM left_streams WHERE commitment = ?").bind(&commitment[..]).execute(&self.0).await?;
+        Ok(())
     }
 
     /// Purchases, newest first, at most 1,024.

@@ -358,7 +358,7 @@ async fn a_buyers_rating_reaches_others_live_and_from_an_archive_and_a_failed_pr
     let want = Market::want(Sought::Lightpush { messages: 2, payload: 100 });
     market.find(&want).await;
     let order = RateOrder { score: Some(RatingScore::new(950).unwrap()), ..RateOrder::default() };
-    assert_eq!(market.buyer.rate(&order).await.unwrap_err().code(), "TRB-C040", "nothing was paid yet");
+    assert_eq!(market.buyer.rate(&order).await.unwrap_err().code(), "TRB-C050", "nothing was paid yet");
     market.buy(&want).await;
     let (paid, _) = market.buyer.paid_lightpush(None).await.unwrap();
     within("a push", paid.push(LightPushRequest::new(Some(market.shard()), market.message("rated")))).await.unwrap();
@@ -367,7 +367,7 @@ async fn a_buyers_rating_reaches_others_live_and_from_an_archive_and_a_failed_pr
     market.buyer.wallet().sync().await.unwrap();
 
     let unassessed = RateOrder { score: None, ..order.clone() };
-    assert_eq!(market.buyer.rate(&unassessed).await.unwrap_err().code(), "TRB-C041");
+    assert_eq!(market.buyer.rate(&unassessed).await.unwrap_err().code(), "TRB-C051");
     let unsold = RateOrder { service: Some(ServiceId::store()), ..order.clone() };
     assert_eq!(market.buyer.rate(&unsold).await.unwrap_err().code(), "TRB-C009");
 

@@ -2,6 +2,8 @@
 
 use super::*;
 use tributary_client::{ClientError, Failure, Session, SpendingCaps};
+use tributary_waku::FilterHealth;
+use tributary_wallet::StreamState;
 
 /// A stream of three slots takes 1,800 and a relayer at most 1,000.
 fn caps() -> SpendingCaps {
@@ -10,6 +12,15 @@ fn caps() -> SpendingCaps {
 
 fn want() -> Want {
     Market::want(Sought::Lightpush { messages: 1, payload: 100 })
+}
+
+/// Longer than the pool's notice, so that something comes back when it is stopped: a stream takes 12,000.
+fn long(want: Want) -> Want {
+    Want { duration: seconds(20 * L), ..want }
+}
+
+fn larger_caps() -> SpendingCaps {
+    SpendingCaps { purchase: amount(14_000), ..caps() }
 }
 
 fn quiet(_: &str) {}
@@ -56,6 +67,19 @@ impl Market {
         within("a push", session.lightpush().unwrap().push(request)).await.map(|_| ())
     }
 
+    /// Waits until a session's stream is stopped on the chain.
+    async fn stopped(&self, session: &Session) {
+        loop {
+            self.buyer.wallet().sync().await.unwrap();
+            let streams = self.buyer.wallet().payer_streams(true).await.unwrap();
+            let stream = streams.iter().find(|stream| stream.commitment == session.stream.commitment).unwrap();
+            if matches!(stream.state, StreamState::Stopping | StreamState::Over) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     async fn paid_providers(&self) -> Vec<String> {
         self.buyer.store().purchases().await.unwrap().iter().map(|purchase| purchase.provider.to_string()).collect()
     }
@@ -64,19 +88,20 @@ impl Market {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_leaves_a_provider_that_is_gone_and_pays_only_the_next_one() {
     let market = Market::new().await;
-    market.find(&want()).await;
+    let want = long(want());
+    market.find(&want).await;
     let (second, _provider) = market.second_seller().await;
     let (relayer, _handler) = market.relayer(Manner::Sends, 700).await;
     relayer.dial_within(&second.listen_addrs()[0], PATIENCE).await.unwrap();
 
-    let none = market.session(&want(), SpendingCaps::NOTHING).await.unwrap_err();
+    let none = market.session(&want, SpendingCaps::NOTHING).await.unwrap_err();
     assert!(matches!(none, ClientError::NoStream { .. }), "{none}");
-    let first = market.session(&want(), caps()).await.unwrap();
+    let first = market.session(&want, larger_caps()).await.unwrap();
     assert_eq!(first.provider(), market.seller.peer_id(), "the cheaper one");
     assert!(first.opened.is_some());
     market.push(&first, "by the first").await.unwrap();
     // What is open is used, and nothing is bought.
-    let again = market.session(&want(), caps()).await.unwrap();
+    let again = market.session(&want, larger_caps()).await.unwrap();
     assert_eq!(again.stream.commitment, first.stream.commitment);
     assert!(again.opened.is_none());
 
@@ -84,9 +109,9 @@ async fn a_session_leaves_a_provider_that_is_gone_and_pays_only_the_next_one() {
     market.provider.stop().await;
     market.seller.shutdown().await;
     market.buyer.node().wait_for_disconnect(gone, PATIENCE).await.unwrap();
-    let away = market.session(&want(), SpendingCaps::NOTHING).await.unwrap_err();
+    let away = market.session(&want, SpendingCaps::NOTHING).await.unwrap_err();
     assert!(matches!(&away, ClientError::Away { provider, .. } if *provider == gone), "{away}");
-    let next = market.session(&want(), caps()).await.unwrap();
+    let next = market.session(&want, larger_caps()).await.unwrap();
     assert_eq!(next.provider(), second.peer_id());
     let paid = [second.peer_id().to_string(), gone.to_string()];
     assert_eq!(market.paid_providers().await, paid, "newest first: the one that is gone got nothing more");
@@ -96,8 +121,52 @@ async fn a_session_leaves_a_provider_that_is_gone_and_pays_only_the_next_one() {
 
     // Who is reported is left out at once, though it answers.
     next.failed(&Failure::Broken { reason: "took a ticket and gave nothing".into() }).await.unwrap();
-    let nobody = market.session(&want(), SpendingCaps::NOTHING).await.unwrap_err();
+    let nobody = market.session(&want, SpendingCaps::NOTHING).await.unwrap_err();
     assert!(matches!(nobody, ClientError::NoStream { .. }), "{nobody}");
+    // Both streams are stopped: a provider that failed is paid for no further slot.
+    market.while_blocks_come(market.stopped(&first)).await;
+    market.while_blocks_come(market.stopped(&next)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_whose_provider_dies_is_lost_left_and_paid_no_more() {
+    let market = Market::new().await;
+    let want = long(Market::want(Sought::Filter { topics: 1 }));
+    market.find(&want).await;
+    let (second, _provider) = market.second_seller().await;
+    let (relayer, _handler) = market.relayer(Manner::Sends, 700).await;
+    relayer.dial_within(&second.listen_addrs()[0], PATIENCE).await.unwrap();
+    let session = market.session(&want, larger_caps()).await.unwrap();
+    assert_eq!(session.provider(), market.seller.peer_id(), "the cheaper one");
+    let lease = Arc::new(session.lease(1).unwrap());
+    let open = PaidFilter::open(market.buyer.node(), lease, market.shard(), topics());
+    let mut filter = within("a leased subscription", open).await.unwrap();
+    market.neighbour.wait_for_mesh(market.shard(), 1, PATIENCE).await.unwrap();
+    market.neighbour.publish(market.message("while it lives")).await.unwrap();
+    assert_eq!(next(&mut filter).await, "while it lives");
+
+    let gone = market.seller.peer_id();
+    market.provider.stop().await;
+    market.seller.shutdown().await;
+    market.buyer.node().wait_for_disconnect(gone, PATIENCE).await.unwrap();
+    let lost = async {
+        while !matches!(filter.health(), FilterHealth::Lost { .. }) {
+            let _ = tokio::time::timeout(Duration::from_millis(100), filter.recv()).await;
+        }
+    };
+    within("the loss of the subscription", lost).await;
+    session.failed(&Failure::Unreachable).await.unwrap();
+    drop(filter);
+    let other = market.session(&want, larger_caps()).await.unwrap();
+    assert_eq!(other.provider(), second.peer_id());
+    market.while_blocks_come(market.stopped(&session)).await;
+    let streams = market.buyer.wallet().payer_streams(true).await.unwrap();
+    let stopped = streams.iter().find(|stream| stream.commitment == session.stream.commitment).unwrap();
+    assert!(stopped.record.stop.is_some_and(|stop| stop < stopped.note.terms.end()), "{:?}", stopped.record);
+    let running: Vec<_> =
+        streams.iter().filter(|stream| matches!(stream.state, StreamState::Running | StreamState::Scheduled)).collect();
+    assert_eq!(running.len(), 1);
+    assert_eq!(running[0].commitment, other.stream.commitment);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,10 @@ use tributary_wallet::PayerStream;
 
 use crate::{
     args::{Choose, Listen, Need, Paid, Publish},
-    commands::buyer::{Bought, INSERTION_LIMIT, parse_peer, purchase, want},
+    commands::{
+        buyer::{Bought, INSERTION_LIMIT, parse_peer, purchase, want},
+        wallet::max_fee,
+    },
     context::{Context, shutdown_signal},
     daemon::{Port, announce},
     error::CliError,
@@ -61,9 +64,35 @@ async fn stream(
     ready(context, buyer, &stream, &offer).await?;
     if let Err(error) = buyer.connect(&offer).await {
         buyer.failed(offer.peer_id(), service, &error).await?;
+        give_up(context, buyer, args, offer.peer_id(), service).await?;
         return Err(error.into());
     }
     Ok(Some(offer.peer_id()))
+}
+
+/// After a provider's failure: with --buy its stream is stopped, for it would pay on; else the user is told how.
+async fn give_up(
+    context: &Context,
+    buyer: &Buyer,
+    args: &Paid,
+    provider: PeerId,
+    service: &ServiceId,
+) -> Result<(), CliError> {
+    let Ok((_, stream, _)) = buyer.stream_for(Some(provider), Some(service)).await else { return Ok(()) };
+    if !args.buy {
+        context.format.progress(&format!(
+            "the stream to {provider} pays on: `tributary streams` shows its number, `tributary close` stops it"
+        ));
+        return Ok(());
+    }
+    buyer.leave(stream.commitment).await?;
+    match buyer.stop_left(max_fee(context)?).await? {
+        0 => context.format.progress(&format!(
+            "the stream to {provider} is not stopped: no relayer does it for less than would come back"
+        )),
+        _ => context.format.progress(&format!("the stream to {provider} is stopped")),
+    }
+    Ok(())
 }
 
 /// Waits until a stream's tickets count.
@@ -123,7 +152,11 @@ pub(crate) async fn publish(context: &Context, args: &Publish) -> Result<(), Cli
         None => Some(Ending::Answered),
     };
     if let Some(ending) = ending {
+        let failed = ending.failure().is_some();
         buyer.pushes_ended(provider, &pushed, ending).await?;
+        if failed {
+            give_up(context, &buyer, &args.paid, provider, &ServiceId::lightpush()).await?;
+        }
     }
     following.abort();
     let text = format!(
@@ -172,6 +205,7 @@ pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliEr
         Ok(filter) => filter,
         Err(error) => {
             buyer.failed(provider, &ServiceId::filter(), &error).await?;
+            give_up(context, &buyer, &args.paid, provider, &ServiceId::filter()).await?;
             return Err(error.into());
         }
     };
@@ -200,7 +234,11 @@ pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliEr
         FilterHealth::Lost { .. } => Ending::FailedAfterPayment { reason: "the subscription was lost".into() },
         _ => Ending::Answered,
     };
+    let failed = ending.failure().is_some();
     buyer.filter_ended(watch, missed, ending, buyer.node().now()).await?;
+    if failed {
+        give_up(context, &buyer, &args.paid, provider, &ServiceId::filter()).await?;
+    }
     if let Err(error) = filter.close().await {
         tracing::debug!(code = error.code(), %error, "the subscription was not ended by the provider");
     }
