@@ -12,7 +12,7 @@ mod shop;
 
 mod ratings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -305,8 +305,9 @@ struct Relayer {
     fee: Amount,
     account: Address,
     pool: Address,
-    sender: DirectSubmitter,
-    done: Mutex<Option<RelayStatus>>,
+    /// One after the other: they have one account.
+    sender: tokio::sync::Mutex<DirectSubmitter>,
+    done: Mutex<HashMap<IdempotencyKey, RelayStatus>>,
 }
 
 #[async_trait]
@@ -326,20 +327,20 @@ impl RelayHandler for Relayer {
             Manner::Refuses => {
                 RelayStatus::Rejected { code: "paused".into(), description: "not today".into(), retry: false }
             }
-            Manner::Sends => match self.sender.call(self.pool, submission.call.into()).await {
+            Manner::Sends => match self.sender.lock().await.call(self.pool, submission.call.into()).await {
                 Outcome::Confirmed { tx_hash, block } => {
                     RelayStatus::Confirmed { transaction: tx_hash, block_number: block, inserted: false }
                 }
                 other => panic!("{other:?}"),
             },
         };
-        *self.done.lock().unwrap() = Some(status.clone());
+        self.done.lock().unwrap().insert(submission.idempotency_key, status.clone());
         status
     }
 
-    async fn status(&self, _: IdempotencyKey) -> RelayStatus {
+    async fn status(&self, key: IdempotencyKey) -> RelayStatus {
         let unknown = RelayStatus::Unknown { description: "never seen".into() };
-        self.done.lock().unwrap().clone().unwrap_or(unknown)
+        self.done.lock().unwrap().get(&key).cloned().unwrap_or(unknown)
     }
 }
 
@@ -354,7 +355,7 @@ impl Market {
             fee,
             account: self.shop.net.account(3),
             pool: self.shop.net.manifest.pool,
-            sender: self.shop.net.direct(3),
+            sender: self.shop.net.direct(3).into(),
             done: Mutex::default(),
         });
         let secret = encryption_secret(node.key());

@@ -335,10 +335,10 @@ async fn archive(market: &Market) -> NodeHandle {
 }
 
 /// Another buyer of the same pool, who knows nothing yet.
-async fn stranger(market: &Market, name: &str, peer: &NodeHandle) -> Buyer {
+async fn stranger(market: &Market, seed: u8, peer: &NodeHandle) -> Buyer {
     let client = node(false).await;
     client.dial_within(&peer.listen_addrs()[0], PATIENCE).await.unwrap();
-    let wallet = market.shop.net.wallet(3).await;
+    let (wallet, name) = (market.shop.net.wallet(seed).await, format!("stranger-{seed}"));
     let parts = BuyerParts {
         node: client,
         tickets: wallet.tickets(&market.shop.path(&format!("{name}-tickets.sqlite"))).await.unwrap(),
@@ -371,7 +371,7 @@ async fn a_buyers_rating_reaches_others_live_and_from_an_archive_and_a_failed_pr
     let unsold = RateOrder { service: Some(ServiceId::store()), ..order.clone() };
     assert_eq!(market.buyer.rate(&unsold).await.unwrap_err().code(), "TRB-C009");
 
-    let listener = stranger(&market, "listener", &market.seller).await;
+    let listener = stranger(&market, 3, &market.seller).await;
     let service = ServiceId::lightpush();
     let offers = async {
         while listener.directory().offer(market.seller.peer_id()).is_err() {
@@ -387,21 +387,29 @@ async fn a_buyers_rating_reaches_others_live_and_from_an_archive_and_a_failed_pr
     let waiting = market.buyer.rate(&delayed).await.unwrap();
     assert!(!waiting.published || waiting.due <= market.now());
     // Another one by the same stream takes its place; it is published at once.
-    let reading = listener.directory().discover(tokio::time::sleep(Duration::from_secs(4)));
-    let rating = async {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        market.buyer.rate(&order).await.unwrap()
+    let heard = async {
+        let mut ratings = 0;
+        while ratings == 0 {
+            let found = listener.directory().discover(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
+            ratings += found.ratings;
+        }
+        ratings
     };
-    let (found, made) = tokio::join!(reading, rating);
+    let rating = async {
+        // The listener reads by then.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let made = market.buyer.rate(&order).await.unwrap();
+        if made.due > market.now() {
+            market.shop.advance(made.due.get() - market.now().get()).await;
+            assert_eq!(market.buyer.publish_ratings().await.unwrap(), 1);
+        } else {
+            assert!(made.published);
+        }
+        made
+    };
+    let (ratings, made) = within("a rating's way", async { tokio::join!(heard, rating) }).await;
     assert!(made.replaces);
-    if made.due > market.now() {
-        market.shop.advance(made.due.get() - market.now().get()).await;
-        assert_eq!(market.buyer.publish_ratings().await.unwrap(), 1);
-        listener.directory().discover(tokio::time::sleep(Duration::from_secs(3))).await.unwrap();
-    } else {
-        assert!(made.published);
-        assert_eq!(found.unwrap().ratings, 1);
-    }
+    assert_eq!(ratings, 1);
     assert_eq!(market.buyer.publish_ratings().await.unwrap(), 0, "it is published once");
     let known = listener.reputed(market.seller.peer_id(), &service).await.unwrap();
     let network = known.network.unwrap();
@@ -411,7 +419,7 @@ async fn a_buyers_rating_reaches_others_live_and_from_an_archive_and_a_failed_pr
     assert!(explanation.to_string().contains("worth"), "{explanation}");
 
     // Who comes later has it from the archive.
-    let latecomer = stranger(&market, "latecomer", &keeper).await;
+    let latecomer = stranger(&market, 4, &keeper).await;
     let caught_up = async {
         loop {
             latecomer.directory().discover(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();

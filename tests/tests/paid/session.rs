@@ -23,7 +23,10 @@ fn larger_caps() -> SpendingCaps {
     SpendingCaps { purchase: amount(14_000), ..caps() }
 }
 
-fn quiet(_: &str) {}
+/// Shown when a test fails.
+fn tell(line: &str) {
+    eprintln!("{line}");
+}
 
 impl Market {
     /// The chain goes on meanwhile: blocks come, and leaves get into the tree.
@@ -42,7 +45,7 @@ impl Market {
     }
 
     async fn session(&self, want: &Want, caps: SpendingCaps) -> Result<Session, ClientError> {
-        self.while_blocks_come(self.buyer.session(want, None, &caps, &quiet)).await
+        self.while_blocks_come(self.buyer.session(want, None, &caps, &tell)).await
     }
 
     /// Somebody else who sells the same for more. The buyer knows its offer.
@@ -237,7 +240,7 @@ async fn caps_refuse_a_purchase_with_their_numbers_also_after_a_restart() {
     // A want that the open stream does not pay for: 6 tickets a slot.
     let more = Market::want(Sought::Lightpush { messages: 6, payload: 100 });
     let more = Want { duration: seconds(4 * L), ..more };
-    let other = market.buyer.session(&more, Some(market.seller.peer_id()), &tight, &quiet);
+    let other = market.buyer.session(&more, Some(market.seller.peer_id()), &tight, &tell);
     match market.while_blocks_come(other).await {
         Ok(session) => assert_eq!(session.stream.commitment, opened.commitment, "the open stream pays for it"),
         Err(error) => panic!("{error}"),
@@ -267,7 +270,7 @@ async fn a_renewed_session_pays_from_the_slot_after_the_last_one() {
         market.shop.advance(MARGIN.min(ahead)).await;
     }
     assert!(first.is_due(seconds(2 * L)).unwrap());
-    let renewed = market.while_blocks_come(first.renew(&caps(), &quiet)).await.unwrap();
+    let renewed = market.while_blocks_come(first.renew(&caps(), &tell)).await.unwrap();
     assert_eq!(renewed.provider(), first.provider());
     assert_eq!(renewed.pays_from(), first.pays_until(), "no slot between them is unpaid, and none is paid twice");
     let left = renewed.pays_from().since(market.now()).get();

@@ -123,7 +123,7 @@ fn sale() -> Sale {
     Sale {
         model: MODEL.into(),
         quantisation: "none".into(),
-        context: 4096,
+        context: 2_000_000,
         hardware: "a test".into(),
         loaded: true,
         max_output: 2_000_000,
