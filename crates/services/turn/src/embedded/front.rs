@@ -186,7 +186,7 @@ fn framed(bytes: &[u8]) -> Option<(usize, usize)> {
     if bytes.len() < 4 {
         return None;
     }
-    if (0x40..0x50).contains(&bytes[0]) {
+    if (0x40..0x80).contains(&bytes[0]) {
         let length = 4 + usize::from(u16::from_be_bytes([bytes[2], bytes[3]]));
         return Some((length, length.next_multiple_of(4)));
     }

@@ -234,6 +234,19 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Ends allocations of accounts whose bytes are used: what is left has no room for the largest packet.
+    fn end_spent(&self) {
+        let spent = |account: &Account| {
+            account.bytes.load(Ordering::Relaxed) + front::LARGEST as u64 > account.max_bytes.load(Ordering::Relaxed)
+        };
+        let accounts = self.accounts.read();
+        let spent: HashSet<LeaseId> = accounts.values().filter(|a| spent(a)).map(|account| account.lease).collect();
+        drop(accounts);
+        self.end(|allocation| spent.contains(&allocation.account.lease));
+    }
+}
+
 /// The embedded server.
 #[derive(Debug)]
 pub struct Embedded {
@@ -301,13 +314,14 @@ impl Embedded {
     }
 }
 
-/// Ends what wasn't refreshed.
+/// Ends what wasn't refreshed, and what has no bytes left.
 async fn housekeeping(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
         ticks.tick().await;
         let now = Instant::now();
         shared.end(|allocation| allocation.is_over(now));
+        shared.end_spent();
     }
 }
 
@@ -370,20 +384,9 @@ impl Backend for Embedded {
         Ok(())
     }
 
-    /// Ends allocations of those who have used what they may.
+    /// Ends allocations of those who have used what they may. The server does it each second by itself too.
     async fn poll(&self) -> Result<(), BackendError> {
-        let spent = |account: &Account| {
-            account.bytes.load(Ordering::Relaxed) + front::LARGEST as u64 > account.max_bytes.load(Ordering::Relaxed)
-        };
-        let accounts: HashSet<LeaseId> = self
-            .shared
-            .accounts
-            .read()
-            .values()
-            .filter(|account| spent(account))
-            .map(|account| account.lease)
-            .collect();
-        self.shared.end(|allocation| accounts.contains(&allocation.account.lease));
+        self.shared.end_spent();
         Ok(())
     }
 

@@ -13,6 +13,8 @@ const NONCE: Duration = Duration::from_secs(3600);
 /// What lasts if the client names no lifetime (RFC 8656, section 3.2).
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
 const UDP: u8 = 17;
+/// Numbers of channels: those of RFC 5766, which older clients still draw from. RFC 8656 leaves the upper ones free.
+const CHANNELS: std::ops::RangeInclusive<u16> = 0x4000..=0x7FFE;
 
 /// An answer that isn't a success: code and words.
 type Problem = (u16, &'static str);
@@ -42,7 +44,7 @@ impl Shared {
     /// Handles one message of a client, which `path` leads back to.
     pub(super) fn handle(self: &Arc<Self>, key: ClientKey, bytes: &[u8], path: impl Fn() -> Path) {
         // ChannelData first: it is what a call consists of.
-        if let [0x40..=0x4F, ..] = bytes {
+        if let [0x40..=0x7F, ..] = bytes {
             let [a, b, c, d, payload @ ..] = bytes else { return };
             let length = usize::from(u16::from_be_bytes([*c, *d]));
             let Some(payload) = payload.get(..length) else { return };
@@ -255,7 +257,7 @@ impl Shared {
     fn bind(&self, key: ClientKey, message: &Message<'_>, account: &Arc<Account>) -> Result<Writer, Problem> {
         let allocation = self.own(key, account)?;
         let number = message.number(attr::CHANNEL_NUMBER).map(|word| (word >> 16) as u16);
-        let number = number.filter(|number| (0x4000..0x5000).contains(number)).ok_or(BAD_REQUEST)?;
+        let number = number.filter(|number| CHANNELS.contains(number)).ok_or(BAD_REQUEST)?;
         let peer = message.address(attr::XOR_PEER_ADDRESS).ok_or(BAD_REQUEST)?;
         self.check_peer(peer)?;
         if !self.may_reach(peer) {
