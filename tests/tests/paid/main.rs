@@ -334,7 +334,7 @@ impl RelayHandler for Relayer {
                 other => panic!("{other:?}"),
             },
         };
-        self.done.lock().unwrap().insert(submission.idempotency_key, status.clone());
+        self.done.lock().unwrap().insert(submission.key, status.clone());
         status
     }
 
@@ -353,9 +353,10 @@ impl Market {
         let handler = Arc::new(Relayer {
             manner,
             fee,
-            account: self.shop.net.account(3),
+            account: self.shop.net.account(6),
             pool: self.shop.net.manifest.pool,
-            sender: self.shop.net.direct(3).into(),
+            // Not the account that inserts: each counts its own nonces.
+            sender: self.shop.net.direct(6).into(),
             done: Mutex::default(),
         });
         let secret = encryption_secret(node.key());
@@ -370,7 +371,7 @@ impl Market {
             encryption_key: secret.public(),
             pool: self.shop.net.ledger.pool(),
             account: handler.account,
-            fees: BTreeMap::from([(RelayOperation::Transact, fees)]),
+            fees: BTreeMap::from([(RelayOperation::Transact, fees), (RelayOperation::Close, fees)]),
             sequence: 1,
             issued_at: now,
             expires_at: now.saturating_add(seconds(3600)),
@@ -404,8 +405,8 @@ async fn a_relayer_that_went_away_and_one_that_refuses_are_passed_over() {
     let opened = within("opening", market.buyer.open_relayed(amount(1000), true, &tell)).await.unwrap();
     assert!(matches!(opened.outcome, Outcome::Confirmed { .. }));
     assert_eq!(opened.fee, amount(700), "the first two are cheaper and failed");
-    assert!(matches!(*refusing.done.lock().unwrap(), Some(RelayStatus::Rejected { .. })));
-    assert!(matches!(*sending.done.lock().unwrap(), Some(RelayStatus::Confirmed { .. })));
+    assert!(matches!(refusing.done.lock().unwrap().values().next(), Some(RelayStatus::Rejected { .. })));
+    assert!(matches!(sending.done.lock().unwrap().values().next(), Some(RelayStatus::Confirmed { .. })));
     assert!(told.lock().unwrap().iter().any(|line| line.contains("not today")), "{told:?}");
 
     // Both attempts spend the same notes; the one that was mined is the stream that pays.
