@@ -88,6 +88,8 @@ pub(crate) enum Command {
     Tickets(Daemon),
     /// Give bought services to ordinary programs on this machine, by a local HTTP port: an upstream that a provider sells as /http/ID/path.
     Gateway(Gateway),
+    /// Buy a TURN relay for WebRTC calls: prints it as an RTCIceServer, and keeps it paid until it is stopped.
+    Turn(Turn),
     /// Simulate markets; needs no home and no wallet.
     #[command(subcommand)]
     Sim(Sim),
@@ -431,6 +433,37 @@ pub(crate) struct Gateway {
     /// With --buy: what all purchases of 24 hours may cost, in token base units. Unset: gateway.max_per_day.
     #[arg(long, value_name = "BASE_UNITS", requires = "buy")]
     pub(crate) max_per_day: Option<u128>,
+    /// With --buy: cheapest, fastest, trusted or private.
+    #[arg(long, requires = "buy")]
+    pub(crate) preset: Option<String>,
+    /// With --buy: highest ticket price, in token base units.
+    #[arg(long, value_name = "BASE_UNITS", requires = "buy")]
+    pub(crate) max_price: Option<u128>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Turn {
+    /// Calls at once.
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) calls: u32,
+    /// Stop after so many minutes. Unset: at Ctrl-C.
+    #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=525_600))]
+    pub(crate) minutes: Option<u64>,
+    /// Peer id of the provider to use. Unset: the best.
+    #[arg(long, value_name = "PEER_ID")]
+    pub(crate) provider: Option<String>,
+    /// Buy what no open stream pays for, within the caps. Without it only an open stream is used.
+    #[arg(long)]
+    pub(crate) buy: bool,
+    /// With --buy: what one purchase may cost, in token base units. Unset: gateway.max_purchase.
+    #[arg(long, value_name = "BASE_UNITS", requires = "buy")]
+    pub(crate) max_purchase: Option<u128>,
+    /// With --buy: what all purchases of 24 hours may cost, in token base units. Unset: gateway.max_per_day.
+    #[arg(long, value_name = "BASE_UNITS", requires = "buy")]
+    pub(crate) max_per_day: Option<u128>,
+    /// With --buy: for how long each purchase pays, in seconds. Unset: gateway.duration.
+    #[arg(long, value_name = "SECONDS", requires = "buy")]
+    pub(crate) duration: Option<u64>,
     /// With --buy: cheapest, fastest, trusted or private.
     #[arg(long, requires = "buy")]
     pub(crate) preset: Option<String>,

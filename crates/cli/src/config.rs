@@ -299,7 +299,7 @@ const fn one() -> u32 {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Provider {
-    /// What is sold: store, filter, lightpush, http.
+    /// What is sold: store, filter, lightpush, http, turn.
     pub(crate) services: Vec<String>,
     /// Price of one ticket, in token base units.
     #[serde(deserialize_with = "number")]
@@ -331,6 +331,8 @@ pub(crate) struct Provider {
     pub(crate) filter_free: usize,
     /// HTTP: the servers behind the proxy.
     pub(crate) http: Vec<HttpUpstream>,
+    /// TURN: where calls are relayed, and how much a ticket pays for.
+    pub(crate) turn: Turn,
     /// A program that judges requests for quotes; none if empty.
     #[serde(deserialize_with = "none_if_empty")]
     pub(crate) policy_script: Option<PathBuf>,
@@ -340,6 +342,43 @@ pub(crate) struct Provider {
     pub(crate) policy_script_at_once: usize,
     /// Whether it is told peer ids instead of pseudonyms of a day.
     pub(crate) policy_script_sees_peers: bool,
+}
+
+/// The TURN server that is sold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Turn {
+    /// Where it listens by UDP.
+    pub(crate) udp: Vec<String>,
+    /// Where it listens by TCP.
+    pub(crate) tcp: Vec<String>,
+    /// IP address of the server and its relays as others see it; unset: that of the first UDP listener.
+    #[serde(deserialize_with = "none_if_empty")]
+    pub(crate) public_address: Option<String>,
+    /// Realm of the credentials.
+    pub(crate) realm: String,
+    /// First port of relays.
+    pub(crate) first_port: u16,
+    /// Last port of relays.
+    pub(crate) last_port: u16,
+    /// Networks that may be relayed to beside the public one.
+    pub(crate) allowed_peers: Vec<String>,
+    /// Binding requests of one address in a second that are answered for nothing; 0: none.
+    pub(crate) free_bindings: u32,
+    /// Call-minutes that `tickets` pay for.
+    pub(crate) call_minutes: u32,
+    /// Tickets for that much.
+    pub(crate) tickets: u32,
+    /// Megabytes that a call may relay in a minute, both directions together.
+    pub(crate) megabytes_per_minute: u64,
+    /// Bytes a second that one allocation may relay.
+    pub(crate) bytes_per_second: u64,
+    /// Calls that one buyer may lease in a slot.
+    pub(crate) max_calls: u32,
+    /// Buyers at once.
+    pub(crate) leases: usize,
+    /// How long calls go on after the last paid slot, in seconds.
+    pub(crate) grace: u64,
 }
 
 /// What a relayer charges.
@@ -473,10 +512,33 @@ impl Default for Provider {
             filter_leases: 75,
             filter_free: 25,
             http: Vec::new(),
+            turn: Turn::default(),
             policy_script: None,
             policy_script_timeout_ms: 2_000,
             policy_script_at_once: 4,
             policy_script_sees_peers: false,
+        }
+    }
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            udp: vec!["127.0.0.1:3478".into()],
+            tcp: vec!["127.0.0.1:3478".into()],
+            public_address: None,
+            realm: "tributary".into(),
+            first_port: 49_152,
+            last_port: 65_535,
+            allowed_peers: Vec::new(),
+            free_bindings: 10,
+            call_minutes: 1,
+            tickets: 1,
+            megabytes_per_minute: 75,
+            bytes_per_second: 1_250_000,
+            max_calls: 4,
+            leases: 100,
+            grace: 15,
         }
     }
 }

@@ -75,6 +75,28 @@ pub(crate) async fn run(context: &Context, args: &args::Gateway) -> Result<(), C
     Ok(())
 }
 
+/// What may be spent: the flags, else the configuration; nothing without leave to buy.
+pub(crate) fn caps(
+    context: &Context,
+    buy: bool,
+    max_purchase: Option<u128>,
+    max_per_day: Option<u128>,
+) -> Result<SpendingCaps, CliError> {
+    if !buy {
+        return Ok(SpendingCaps::NOTHING);
+    }
+    let settings = &context.config.gateway;
+    let cap = |flag: Option<u128>, key, text: &str| match flag {
+        Some(value) => Ok::<_, CliError>(Amount::new(value)?),
+        None => amount(key, text),
+    };
+    Ok(SpendingCaps {
+        purchase: cap(max_purchase, "gateway.max_purchase", &settings.max_purchase)?,
+        day: cap(max_per_day, "gateway.max_per_day", &settings.max_per_day)?,
+        relay_fee: max_fee(context)?,
+    })
+}
+
 /// What may be bought, and how.
 #[derive(Debug)]
 struct Plan {
@@ -85,19 +107,7 @@ struct Plan {
 impl Plan {
     fn read(context: &Context, args: &args::Gateway) -> Result<Self, CliError> {
         let settings = &context.config.gateway;
-        let caps = if args.buy {
-            let cap = |flag: Option<u128>, key, text: &str| match flag {
-                Some(value) => Ok::<_, CliError>(Amount::new(value)?),
-                None => amount(key, text),
-            };
-            SpendingCaps {
-                purchase: cap(args.max_purchase, "gateway.max_purchase", &settings.max_purchase)?,
-                day: cap(args.max_per_day, "gateway.max_per_day", &settings.max_per_day)?,
-                relay_fee: max_fee(context)?,
-            }
-        } else {
-            SpendingCaps::NOTHING
-        };
+        let caps = caps(context, args.buy, args.max_purchase, args.max_per_day)?;
         let configured = context.config.buyer.max_price.as_deref().map(|text| amount("buyer.max_price", text));
         let max_price = args.max_price.or(configured.transpose()?.map(Amount::get)).map(Price::new).transpose()?;
         let preset = args.preset.as_deref().unwrap_or(&context.config.buyer.preset);

@@ -12,4 +12,5 @@ pub(crate) mod rate;
 pub(crate) mod relayer;
 pub(crate) mod sim;
 pub(crate) mod tickets;
+pub(crate) mod turn;
 pub(crate) mod wallet;

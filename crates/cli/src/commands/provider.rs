@@ -139,6 +139,9 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         let lightpush = LightpushServiceConfig::new(topics);
         services.add(Arc::new(LightpushService::new(node.clone(), lightpush).map_err(refused)?)).map_err(refused)?;
     }
+    if sold.turn {
+        services.add(Arc::new(super::turn::service(&settings.turn).await?)).map_err(refused)?;
+    }
     for upstream in settings.http.iter().filter(|_| sold.http) {
         services.add(Arc::new(HttpService::new(node.clone(), http(upstream)?).map_err(refused)?)).map_err(refused)?;
     }
@@ -212,6 +215,7 @@ struct Sold {
     filter: bool,
     lightpush: bool,
     http: bool,
+    turn: bool,
 }
 
 impl Sold {
@@ -223,10 +227,11 @@ impl Sold {
                 "filter" => &mut sold.filter,
                 "lightpush" => &mut sold.lightpush,
                 "http" => &mut sold.http,
+                "turn" => &mut sold.turn,
                 other => {
                     return Err(CliError::Input {
                         reason: format!(
-                            "provider.services names '{other}': store, filter, lightpush and http can be sold"
+                            "provider.services names '{other}': store, filter, lightpush, http and turn can be sold"
                         ),
                     });
                 }
