@@ -67,7 +67,9 @@ impl Buyer {
                     self.store().forget_left(&commitment).await?;
                 }
                 // It is looked at again: it may be on the chain, or be sent by somebody else.
-                Ok(Outcome::Unknown { reason, .. }) => tracing::warn!(reason, "whether a stream was stopped is unknown"),
+                Ok(Outcome::Unknown { reason, .. }) => {
+                    tracing::warn!(reason, "whether a stream was stopped is unknown")
+                }
                 Ok(Outcome::Rejected(rejection)) => {
                     tracing::warn!(code = rejection.code, reason = rejection.reason, "a stream could not be stopped");
                 }

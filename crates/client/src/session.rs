@@ -304,7 +304,10 @@ impl Buyer {
             match self.reach(&offer).await {
                 Ok(addresses) => {
                     tell(&format!("a stream to {peer} is open"));
-                    return self.enter(want, &purchase, stream, offer, addresses, None, true, caps, tell).await.map(Some);
+                    return self
+                        .enter(want, &purchase, stream, offer, addresses, None, true, caps, tell)
+                        .await
+                        .map(Some);
                 }
                 Err(error) => {
                     tell(&format!("{peer}, which a stream pays, stays away: {error} [{}]", error.code()));
