@@ -4,7 +4,7 @@
 import { execFileSync } from "node:child_process";
 
 const ACCEPTED = new Set([
-  "MIT", "MIT-0", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Zlib", "0BSD",
+  "MIT", "MIT-0", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "ISC", "NCSA", "Zlib", "0BSD",
   "CC0-1.0", "Unlicense", "Unicode-3.0", "BSL-1.0", "MPL-2.0", "CDLA-Permissive-2.0", "OpenSSL",
 ]);
 // Packages without a usable licence expression, each with the reason why it is accepted.
