@@ -449,6 +449,9 @@ pub(crate) struct Turn {
     /// Stop after so many minutes. Unset: at Ctrl-C.
     #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u64).range(1..=525_600))]
     pub(crate) minutes: Option<u64>,
+    /// Also print until when the relay is paid, grace included, each time that changes (Unix seconds).
+    #[arg(long)]
+    pub(crate) until: bool,
     /// Peer id of the provider to use. Unset: the best.
     #[arg(long, value_name = "PEER_ID")]
     pub(crate) provider: Option<String>,

@@ -68,7 +68,7 @@ impl Buyer {
                 }
                 // It is looked at again: it may be on the chain, or be sent by somebody else.
                 Ok(Outcome::Unknown { reason, .. }) => {
-                    tracing::warn!(reason, "whether a stream was stopped is unknown")
+                    tracing::warn!(reason, "whether a stream was stopped is unknown");
                 }
                 Ok(Outcome::Rejected(rejection)) => {
                     tracing::warn!(code = rejection.code, reason = rejection.reason, "a stream could not be stopped");

@@ -30,9 +30,9 @@ market() {
   wait_line relayer '"role":"relayer"' 60
   provider=$(wait_line provider '"role":"provider"' 60)
   as buyer discover --at-least 1 --seconds 60
-  start turn as buyer --json turn --buy --duration 240
+  start turn as buyer --json turn --buy --until --duration 240
   turn=$(wait_line turn '"role":"turn"' 120)
-  printf '{"provider":%s,"provider_pid":%s,"turn":%s,"turn_pid":%s}\n' "$provider" "$PID_provider" "$turn" "$PID_turn" >&3
+  printf '{"provider":%s,"provider_pid":%s,"turn":%s,"turn_pid":%s,"turn_log":"%s"}\n' "$provider" "$PID_provider" "$turn" "$PID_turn" "$NET/logs/turn.log" >&3
 }
 
 exec 3>&1 1>&2

@@ -7,7 +7,7 @@ use tributary_client::{
     Buyer, ClientError, Failure, KeptLease, LeaseHealth, Load, Session, Sought, SoughtFamily, SpendingCaps, Want,
 };
 use tributary_market::offer::UseUnit;
-use tributary_protocol::{Price, Seconds};
+use tributary_protocol::{Amount, Price, Seconds};
 use tributary_prover::Circuit;
 use tributary_service_turn::{Embedded, EmbeddedConfig, Grant, Limits, OpenRate, TurnService, TurnServiceConfig};
 
@@ -112,7 +112,7 @@ fn want(context: &Context, args: &args::Turn) -> Result<Want, CliError> {
         }),
         content_topics: Vec::new(),
         duration: Seconds::new(args.duration.unwrap_or(context.config.gateway.duration))?,
-        max_price: args.max_price.or(configured.map(|price| price.get())).map(Price::new).transpose()?,
+        max_price: args.max_price.or(configured.map(Amount::get)).map(Price::new).transpose()?,
         preset: preset.parse().map_err(|reason| CliError::Input { reason })?,
         ignore: Vec::new(),
     })
@@ -212,6 +212,7 @@ async fn keep(
     let (mut relay, mut shown) = Relay::begin(session, args.calls).await?;
     show(context, &relay, &shown);
     let mut next: Option<Session> = None;
+    let mut leased = None;
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -231,6 +232,16 @@ async fn keep(
             shown = grant;
         }
         let health = lease.watch_health().borrow().clone();
+        if let LeaseHealth::Held { until } = health
+            && leased != Some(until)
+        {
+            leased = Some(until);
+            if args.until {
+                context.format.emit(&format!("leased until {}", until.get()), &json!({ "leased_until": until.get() }));
+            } else {
+                tell(&format!("leased until {}", until.get()));
+            }
+        }
         if let LeaseHealth::Missed { reason, .. } = health
             && next.is_none()
         {
