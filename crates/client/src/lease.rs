@@ -13,7 +13,6 @@ use tributary_protocol::{Seconds, Slot, UnixTime};
 use tributary_waku::{
     ContentTopic, FilterHealth, FilterSubscription, Multiaddr, NodeHandle, PeerId, PubsubTopic, ReceivedMessage,
 };
-use tributary_wallet::tickets::MadeTicket;
 
 use crate::ClientError;
 use crate::tickets::{TicketSource, pay};
@@ -70,7 +69,6 @@ pub enum LeaseHealth {
 #[derive(Debug)]
 struct Pending {
     slot: Slot,
-    ticket: MadeTicket,
     request: Vec<u8>,
 }
 
@@ -240,10 +238,11 @@ impl LeaseBuyer {
                 Remedy::ReadOffer | Remedy::Report => state.left = Some(slot.start()),
             },
             LeaseVerdict::Terms { reason, .. } => {
-                // Terms are refused before the ticket is looked at.
-                self.tickets.give_back(pending.ticket);
+                // Terms are refused before the ticket is looked at: the same request may be granted later.
                 let later = [LeaseReason::Full, LeaseReason::TooManyRequests, LeaseReason::WrongLeaseSlot];
-                if !later.contains(&reason) {
+                if later.contains(&reason) {
+                    state.pending.push(pending);
+                } else {
                     state.left = Some(slot.start());
                 }
             }
@@ -261,7 +260,7 @@ impl LeaseBuyer {
         };
         let eligibility_proof = pay(&ticket, &self.tickets.provider(), &terms.signing_bytes());
         let request = LeaseRequest::Buy { terms, eligibility_proof }.encode();
-        Ok(Pending { slot, ticket, request })
+        Ok(Pending { slot, request })
     }
 
     async fn send(&self, request: &[u8]) -> Result<LeaseResponse, ClientError> {

@@ -41,6 +41,6 @@ pub use crate::{
     relay::RelaySubmitter,
     session::{Failure, Session, SpendingCaps},
     store::{ClientStore, DeliveredMessage, DeliveredPage, Delivery, Failures, Purchase, SeenMessage, StoredQuote},
-    tickets::{StreamTickets, TicketSource},
+    tickets::{RequestTickets, StreamTickets, TicketSource},
     uses::{FilterUse, FilterWatch, UseRecord},
 };

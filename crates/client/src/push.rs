@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tributary_market::ticket::{Reason, Remedy, Verdict};
+use tributary_market::ticket::{Reason, Verdict};
 use tributary_waku::{
     Bytes, LightPushError, LightPushRequest, LightPushStatus, LightPushed, Multiaddr, NodeHandle, PeerId,
     lightpush_bytes_without_proof,
@@ -11,7 +11,7 @@ use tributary_waku::{
 
 use crate::ClientError;
 use crate::route::Route;
-use crate::tickets::{TicketSource, pay};
+use crate::tickets::{RequestTickets, TicketSource, pay};
 
 /// How often one message is sent: the provider cannot judge its ticket yet, or the connection was lost.
 const MAX_TRIES: u32 = 8;
@@ -61,11 +61,10 @@ impl PaidLightpush {
     pub async fn push(&self, mut request: LightPushRequest) -> Result<PaidPush, ClientError> {
         request.eligibility_proof = None;
         let signed = lightpush_bytes_without_proof(&request);
-        let mut lost_tickets = 0;
-        let mut attempt = 0;
+        let (mut own, mut lost_tickets, mut attempt) = (RequestTickets::default(), 0, 0);
         'tickets: loop {
             let slot = self.tickets.current_slot()?;
-            let ticket = self.tickets.take(slot, self.tickets_a_message).await?;
+            let ticket = own.take(&*self.tickets, slot, self.tickets_a_message).await?;
             request.eligibility_proof = Some(Bytes::from(pay(&ticket, &self.tickets.provider(), &signed)));
             let mut sent_before = false;
             let (reason, description) = loop {
@@ -103,15 +102,7 @@ impl PaidLightpush {
                     _ => break (reason, description),
                 }
             };
-            let again = match reason.remedy() {
-                Remedy::SendAgain => {
-                    self.tickets.give_back(ticket);
-                    true
-                }
-                Remedy::NewTicket => true,
-                _ => false,
-            };
-            if !again || attempt >= MAX_TRIES {
+            if !own.refused(ticket, reason) || attempt >= MAX_TRIES {
                 return Err(ClientError::Refused { reason, description });
             }
             self.tickets.next_try().await;

@@ -18,7 +18,7 @@ use crate::{
     ClientError,
     route::Route,
     store::{DeliveredMessage, DeliveredPage, Delivery},
-    tickets::{TicketSource, pay},
+    tickets::{RequestTickets, TicketSource, pay},
 };
 
 /// How often one page is asked for: the provider cannot judge its ticket yet, or the connection was lost.
@@ -111,12 +111,11 @@ impl PaidStore {
         request.eligibility_proof = None;
         let tickets = self.price.fit(&mut request);
         let signed = request_bytes_without_proof(&request);
-        let mut lost_tickets = 0;
-        let mut attempt = 0;
+        let (mut own, mut lost_tickets, mut attempt) = (RequestTickets::default(), 0, 0);
         'tickets: loop {
             let started = Instant::now();
             let slot = slot.map_or_else(|| self.tickets.current_slot(), Ok)?;
-            let ticket = self.tickets.take(slot, tickets).await?;
+            let ticket = own.take(&*self.tickets, slot, tickets).await?;
             request.eligibility_proof = Some(Bytes::from(pay(&ticket, &self.tickets.provider(), &signed)));
             let payment = started.elapsed();
             let mut sent_before = false;
@@ -145,15 +144,7 @@ impl PaidStore {
                         continue 'tickets;
                     }
                     Verdict::Refused { reason, description, .. } => {
-                        let again = match reason.remedy() {
-                            Remedy::SendAgain => {
-                                self.tickets.give_back(ticket);
-                                true
-                            }
-                            Remedy::NewTicket => true,
-                            _ => false,
-                        };
-                        if !again || attempt >= MAX_TRIES {
+                        if !own.refused(ticket, reason) || attempt >= MAX_TRIES {
                             return Err(ClientError::Refused { reason, description });
                         }
                         self.tickets.next_try().await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tributary_market::ticket::PreparedTicket;
+use tributary_market::ticket::{PreparedTicket, Reason, Remedy};
 use tributary_protocol::{PoolClock, ProviderDigest, Slot, UnixTime};
 use tributary_wallet::tickets::{MadeTicket, PayingStream, TicketMaker};
 
@@ -43,9 +43,6 @@ pub trait TicketSource: Debug + Send + Sync + 'static {
         let _ = (slot, count, wanted);
         Ok(0)
     }
-
-    /// Puts a ticket back that was refused without being spent. It is the next one taken.
-    fn give_back(&self, ticket: MadeTicket);
 
     /// Waits until a provider may know more than before: for the next block, or a moment.
     async fn next_try(&self);
@@ -103,14 +100,53 @@ impl TicketSource for StreamTickets {
         Ok(self.tickets.prepare(&self.stream, slot, count, wanted).await?)
     }
 
-    fn give_back(&self, ticket: MadeTicket) {
-        self.tickets.give_back(&self.stream, ticket);
-    }
-
     async fn next_try(&self) {
         let mut heads = self.ledger.heads();
         heads.mark_unchanged();
         let _ = tokio::time::timeout(TRY_WAIT, heads.changed()).await;
+    }
+}
+
+/// The tickets of one request. A provider that has seen a ticket sees it again with the same request or never: with another one it would link the two,
+/// and a provider could refuse for that alone.
+#[derive(Debug, Default)]
+pub struct RequestTickets {
+    unspent: Option<MadeTicket>,
+}
+
+impl RequestTickets {
+    /// The ticket that was refused unspent, as it is, while its slot is the one asked for; else a new one.
+    ///
+    /// # Errors
+    /// As [`TicketSource::take`].
+    pub async fn take(&mut self, source: &dyn TicketSource, slot: Slot, count: u8) -> Result<MadeTicket, ClientError> {
+        match self.again(slot, count) {
+            Some(ticket) => Ok(ticket),
+            None => source.take(slot, count).await,
+        }
+    }
+
+    /// The ticket that was refused unspent, if there is one of this slot.
+    pub fn again(&mut self, slot: Slot, count: u8) -> Option<MadeTicket> {
+        self.unspent.take().filter(|ticket| ticket.slot == slot && ticket.statement.count == count)
+    }
+
+    /// Whether a ticket was refused unspent, and waits to go out again.
+    #[must_use]
+    pub const fn waits(&self) -> bool {
+        self.unspent.is_some()
+    }
+
+    /// Whether the request may be tried again after its ticket was refused; a ticket that is not spent goes with it.
+    pub fn refused(&mut self, ticket: MadeTicket, reason: Reason) -> bool {
+        match reason.remedy() {
+            Remedy::SendAgain => {
+                self.unspent = Some(ticket);
+                true
+            }
+            Remedy::NewTicket => true,
+            Remedy::ReadOffer | Remedy::Spent | Remedy::Report => false,
+        }
     }
 }
 

@@ -314,7 +314,7 @@ impl TicketMaker {
     ) -> Result<usize, TicketError> {
         while self.ready(stream, slot, count) < wanted {
             match self.make(stream, slot, count).await {
-                Ok(ticket) => self.keep(stream, ticket, VecDeque::push_back),
+                Ok(ticket) => self.keep(stream, ticket),
                 Err(TicketError::SlotUsedUp { .. }) if self.ready(stream, slot, count) > 0 => break,
                 Err(error) => return Err(error),
             }
@@ -340,16 +340,10 @@ impl TicketMaker {
         lock(&self.inner.ready).get_mut(&key)?.pop_front()
     }
 
-    /// Puts a ticket back that was refused before its nullifier was stored: it is not spent, and goes out again as it is, under the same
-    /// root (protocol section 6). It is the next one that is taken, so that the same request takes it again.
-    pub fn give_back(&self, stream: &PayingStream, ticket: MadeTicket) {
-        self.keep(stream, ticket, VecDeque::push_front);
-    }
-
-    fn keep(&self, stream: &PayingStream, ticket: MadeTicket, put: impl FnOnce(&mut VecDeque<MadeTicket>, MadeTicket)) {
+    fn keep(&self, stream: &PayingStream, ticket: MadeTicket) {
         let key = (ticket.slot.start(), stream.note.commitment(), ticket.statement.count);
         let mut ready = lock(&self.inner.ready);
-        put(ready.entry(key).or_default(), ticket);
+        ready.entry(key).or_default().push_back(ticket);
         ready.retain(|_, tickets| !tickets.is_empty());
         while ready.values().map(VecDeque::len).sum::<usize>() > MAX_READY {
             ready.pop_first();

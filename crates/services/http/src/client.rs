@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use prost::Message as _;
-use tributary_client::{ClientError, TicketSource};
+use tributary_client::{ClientError, RequestTickets, TicketSource};
 use tributary_market::{
     node::connect,
     offer::{ServiceId, UseUnit, VerifiedOffer},
-    ticket::{MAX_PAID_REQUEST_OVERHEAD, PreparedTicket, Reason, Remedy, Verdict},
+    ticket::{MAX_PAID_REQUEST_OVERHEAD, PreparedTicket, Reason, Verdict},
 };
 use tributary_protocol::UnixTime;
 use tributary_waku::{Multiaddr, NodeHandle, PeerId, RequestLimits};
@@ -197,12 +197,12 @@ impl HttpClient {
             timeout: PIECE_LIMIT,
         };
         let gone = |reason: String| HttpClientError::Gone { reason };
-        let mut tries = 0;
+        let (mut own, mut tries) = (RequestTickets::default(), 0);
         loop {
             tries += 1;
             connect(&self.node, self.provider, &self.addresses).await.map_err(|error| gone(error.to_string()))?;
             let slot = self.tickets.current_slot()?;
-            let made = self.tickets.take(slot, tickets).await?;
+            let made = own.take(&*self.tickets, slot, tickets).await?;
             let ticket = PreparedTicket { statement: made.statement.clone(), proof: made.proof, key: made.key.clone() };
             let request = ticket.pay_payload(&self.tickets.provider(), payload.clone()).encode_to_vec();
             let answer = self.node.request(self.provider, &protocol(&self.service), request, limits).await;
@@ -222,15 +222,7 @@ impl HttpClient {
                     return Err(HttpClientError::Malformed { reason: "it says nothing known of the payment" });
                 }
                 Verdict::Refused { reason, description, .. } => {
-                    let again = match reason.remedy() {
-                        Remedy::SendAgain => {
-                            self.tickets.give_back(made);
-                            true
-                        }
-                        Remedy::NewTicket => true,
-                        _ => false,
-                    };
-                    if !again || tries >= MAX_TRIES {
+                    if !own.refused(made, reason) || tries >= MAX_TRIES {
                         return Err(HttpClientError::Payment { reason, description });
                     }
                     self.tickets.next_try().await;

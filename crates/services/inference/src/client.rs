@@ -12,11 +12,11 @@ use prost::Message as _;
 use rand::rngs::OsRng;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tributary_client::TicketSource;
+use tributary_client::{RequestTickets, TicketSource};
 use tributary_market::node;
 use tributary_market::offer::{ServiceId, VerifiedOffer};
 use tributary_market::sealed::{EncryptionKey, EncryptionSecret};
-use tributary_market::ticket::{PreparedTicket, Reason, Remedy, Verdict};
+use tributary_market::ticket::{PreparedTicket, Reason, Verdict};
 use tributary_market::topics::ContentTopic;
 use tributary_market::transport::{Broadcast, Keep, Subscription, TransportError};
 use tributary_market::wire::{self as market_wire, WireError};
@@ -124,7 +124,7 @@ pub struct InferenceClientParts {
 /// What an answer cost, and how it came.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// Tickets that were spent.
+    /// Tickets that the provider has seen: it may have spent them all.
     pub tickets: u64,
     /// Whether a credit paid for the prompt.
     pub credit: bool,
@@ -205,7 +205,8 @@ impl InferenceClient {
         let answer = AnswerId::random(&mut OsRng);
         let credit_key = SigningKey::generate(&mut OsRng);
         let prompt = Prompt { answer, request, max_tokens, credit_key: CreditKey::of(&credit_key) }.encode();
-        let asking = Asking { client: self.clone(), answer, credit_key, prompt, tickets, receipt: Receipt::default() };
+        let (own, receipt) = (RequestTickets::default(), Receipt::default());
+        let asking = Asking { client: self.clone(), answer, credit_key, prompt, tickets, own, receipt };
         let (talk, receipt, asking) = asking.begin().await?;
         let (events, incoming) = mpsc::channel(EVENTS);
         tokio::spawn(Reading { asking, talk, receipt, events, slice: 0, bytes: 0 }.run());
@@ -222,45 +223,35 @@ impl InferenceClient {
         Ok(u8::try_from(tickets).unwrap_or(u8::MAX))
     }
 
-    /// Takes tickets, and counts them as spent.
-    async fn take(&self, receipt: &Receipt, tickets: u8) -> Result<MadeTicket, InferenceError> {
+    /// Tickets for one request, counted as spent: a provider that has seen them can keep them, whatever it says. Those that it has seen with this
+    /// very request go out again and are not counted again.
+    async fn take(
+        &self,
+        own: &mut RequestTickets,
+        receipt: &mut Receipt,
+        tickets: u8,
+    ) -> Result<MadeTicket, InferenceError> {
+        let source = &self.parts.tickets;
+        let slot = source.current_slot()?;
+        if let Some(ticket) = own.again(slot, tickets) {
+            return Ok(ticket);
+        }
         let (caps, asked, spent) = (self.parts.caps, u64::from(tickets), receipt.tickets);
         if spent + asked > caps.tickets_per_prompt {
             return Err(InferenceError::PromptCap { spent, asked, cap: caps.tickets_per_prompt });
         }
-        let source = &self.parts.tickets;
         // Before any is made: proving takes a while.
-        let now = source.now()?;
-        self.parts.book.spend(asked, caps.tickets_per_day, now)?;
-        let taken = match source.current_slot() {
-            Ok(slot) => source.take(slot, tickets).await,
-            Err(error) => Err(error),
-        };
-        match taken {
-            Ok(ticket) => Ok(ticket),
+        self.parts.book.spend(asked, caps.tickets_per_day, source.now()?)?;
+        match source.take(slot, tickets).await {
+            Ok(ticket) => {
+                receipt.tickets += asked;
+                Ok(ticket)
+            }
             Err(error) => {
                 self.parts.book.give_back(asked)?;
                 Err(error.into())
             }
         }
-    }
-
-    /// What a refused ticket means: `Ok` to try again.
-    fn unspent(&self, ticket: MadeTicket, reason: Reason) -> Result<bool, InferenceError> {
-        let again = match reason.remedy() {
-            Remedy::SendAgain => {
-                let tickets = u64::from(ticket.statement.count);
-                self.parts.tickets.give_back(ticket);
-                self.parts.book.give_back(tickets)?;
-                true
-            }
-            Remedy::NewTicket => {
-                self.parts.book.give_back(u64::from(ticket.statement.count))?;
-                true
-            }
-            _ => false,
-        };
-        Ok(again)
     }
 
     fn paid(&self, ticket: &MadeTicket, payload: Vec<u8>) -> Vec<u8> {
@@ -277,6 +268,7 @@ struct Asking {
     credit_key: SigningKey,
     prompt: Vec<u8>,
     tickets: u8,
+    own: RequestTickets,
     receipt: Receipt,
 }
 
@@ -292,31 +284,22 @@ impl Asking {
             talk.ask(act);
             match talk.event(0).await? {
                 Event::Accepted { .. } => {
-                    match &ticket {
-                        Some(ticket) => self.receipt.tickets += u64::from(ticket.statement.count),
-                        None => self.receipt.credit = true,
-                    }
+                    self.receipt.credit = ticket.is_none();
                     return Ok((talk, Started(started), self));
                 }
                 Event::Refused { status, description } => {
                     let reason = refusal(status, &description)?;
-                    let again = match ticket {
-                        Some(ticket) => self.client.unspent(ticket, reason)?,
-                        None => false,
-                    };
+                    let again = ticket.is_some_and(|ticket| self.own.refused(ticket, reason));
                     if !again || tries >= MAX_TRIES {
                         return Err(InferenceError::Refused { reason, description });
                     }
                 }
                 Event::Failed { code, reason, credit } => {
                     let credited = credit.is_some_and(|credit| self.keep(&credit));
-                    // The provider looked at the prompt before the ticket, or at the credit only.
-                    let unspent = matches!(code, FailureCode::Busy | FailureCode::BadPrompt);
-                    let was_credit = ticket.is_none();
-                    if unspent && let Some(ticket) = ticket {
-                        self.client.unspent(ticket, Reason::Unavailable)?;
-                    }
-                    let again = was_credit || code == FailureCode::Busy;
+                    let again = match ticket {
+                        Some(ticket) => code == FailureCode::Busy && self.own.refused(ticket, Reason::Unavailable),
+                        None => true,
+                    };
                     if !again || tries >= MAX_TRIES {
                         return Err(InferenceError::Failed { code, description: reason, credited });
                     }
@@ -327,10 +310,12 @@ impl Asking {
         }
     }
 
-    /// A credit if there is one, or a ticket.
-    async fn payment(&self) -> Result<(Act, Option<MadeTicket>), InferenceError> {
+    /// A credit if there is one, or a ticket; what the provider has seen with this prompt first.
+    async fn payment(&mut self) -> Result<(Act, Option<MadeTicket>), InferenceError> {
         let Counter { provider, service, .. } = &self.client.parts.counter;
-        if let Some(purse) = &self.client.parts.purse {
+        if !self.own.waits()
+            && let Some(purse) = &self.client.parts.purse
+        {
             let now = self.client.parts.tickets.now()?;
             if let Some(own) = purse.take(*provider, service, self.tickets.into(), now)? {
                 let signature = own.signed.redeem(&own.key, &self.prompt);
@@ -338,7 +323,7 @@ impl Asking {
                 return Ok((Act::CreditedPrompt(redemption), None));
             }
         }
-        let ticket = self.client.take(&self.receipt, self.tickets).await?;
+        let ticket = self.client.take(&mut self.own, &mut self.receipt, self.tickets).await?;
         Ok((Act::PaidPrompt(self.client.paid(&ticket, self.prompt.clone())), Some(ticket)))
     }
 
@@ -461,8 +446,9 @@ impl Reading {
         }
         let count = u8::try_from(tickets).unwrap_or(u8::MAX);
         let payload = SlicePayment { answer: self.asking.answer, slice }.encode();
+        let mut own = RequestTickets::default();
         for _ in 0..MAX_TRIES {
-            let ticket = client.take(&self.asking.receipt, count).await?;
+            let ticket = client.take(&mut own, &mut self.asking.receipt, count).await?;
             self.talk.ask(Act::PaidSlice(client.paid(&ticket, payload.clone())));
             let tokens = self.asking.receipt.tokens;
             let event = self.talk.event(tokens).await?;
@@ -470,11 +456,10 @@ impl Reading {
                 self.talk.put_back(event);
                 self.slice = slice;
                 self.asking.receipt.slices = slice;
-                self.asking.receipt.tickets += u64::from(tickets);
                 return Ok(());
             };
             let reason = refusal(status, &description)?;
-            if !client.unspent(ticket, reason)? {
+            if !own.refused(ticket, reason) {
                 return Err(InferenceError::Refused { reason, description });
             }
             client.parts.tickets.next_try().await;

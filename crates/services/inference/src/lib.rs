@@ -22,6 +22,7 @@ pub use provider::{InferenceConfig, InferenceConfigError, InferenceService};
 pub use purse::CreditPurse;
 pub use sale::Sale;
 pub use spending::{SpendingBook, SpendingCaps};
+pub use wire::FailureCode;
 
 /// The wire messages of `proto/tributary/v1/inference.proto`, as generated.
 #[allow(missing_docs, clippy::all)]

@@ -26,8 +26,9 @@ use tributary_provider::store::OnMissing;
 use tributary_provider::till::Till;
 use tributary_service_inference::backend::{HttpBackend, HttpBackendConfig};
 use tributary_service_inference::{
-    ChatEvent, ChatRequest, Counter, CreditPurse, FinishReason, InferenceClient, InferenceClientParts, InferenceConfig,
-    InferenceError, InferenceService, Receipt, Sale, SpendingBook, SpendingCaps, Timing, Transport, Usage,
+    ChatEvent, ChatRequest, Counter, CreditPurse, FailureCode, FinishReason, InferenceClient, InferenceClientParts,
+    InferenceConfig, InferenceError, InferenceService, Receipt, Sale, SpendingBook, SpendingCaps, Timing, Transport,
+    Usage,
 };
 use tributary_waku::{ClusterId, ManualClock, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits, Sharding, Timestamp};
 
@@ -145,12 +146,17 @@ struct Shop {
 }
 
 async fn shop() -> Shop {
+    shop_with(8).await
+}
+
+/// With room for so many answers at once.
+async fn shop_with(max_answers: usize) -> Shop {
     let dir = tempfile::tempdir().unwrap();
     let world = World::open(&dir.path().join("nullifiers.db"), OnMissing::NewPayee, S + 5).await;
     let model = Model::start().await;
     let node = Node::spawn(config(NodeKey::generate())).await.unwrap();
     let backend = HttpBackend::new(HttpBackendConfig::new(format!("http://{}/v1", model.address))).unwrap();
-    let selling = InferenceConfig::new(service_id(), sale(), dir.path().to_owned());
+    let selling = InferenceConfig { max_answers, ..InferenceConfig::new(service_id(), sale(), dir.path().to_owned()) };
     let clock = Arc::new(MarketClock::new(at(S + 5)));
     let service = InferenceService::new(node.clone(), selling, Arc::new(backend), clock).unwrap();
     let till = Till::new(service_id(), Arc::clone(&world.checker), service.free_tier(), world.offer.subscribe());
@@ -350,4 +356,32 @@ async fn another_model_than_the_offers_is_refused_before_anything_is_spent() {
     let error = buyer.client.chat(ChatRequest::ask("another", "count 5")).await.err().unwrap();
     assert!(matches!(error, InferenceError::OtherModel { .. }), "{error:?}");
     assert_eq!((buyer.used(), shop.model.asked.lock().len()), (0, 0));
+}
+
+/// A provider that sees one ticket with two prompts knows that they are of one buyer: it could refuse for that alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_that_was_refused_with_one_prompt_is_never_shown_with_another() {
+    let shop = shop_with(1).await;
+    let (busy, buyer) = (
+        Buyer::of(&shop, Transport::Direct, SpendingCaps::default()).await,
+        Buyer::of(&shop, Transport::Direct, SpendingCaps { tickets_per_day: 2, ..SpendingCaps::default() }).await,
+    );
+    let long = busy.client.chat(ChatRequest::ask(MODEL, "count 1000000")).await.unwrap();
+    let (_, error) = buyer.ask("count 1").await.unwrap_err();
+    assert!(matches!(error, InferenceError::Failed { code: FailureCode::Busy, .. }), "{error:?}");
+    assert_eq!(buyer.used(), 1, "tried again with the ticket that it was refused with");
+    drop(long);
+    within("room for another answer", async {
+        loop {
+            match buyer.ask("count 2").await {
+                Ok(answer) => return assert_eq!(answer.text, counted(2)),
+                Err((_, InferenceError::Failed { code: FailureCode::Busy, .. })) => {}
+                // What the provider has seen counts, whatever it says of it.
+                Err((_, InferenceError::DayCap { spent: 2, cap: 2, .. })) => return,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    })
+    .await;
+    assert_eq!(buyer.used(), 2, "a ticket of its own for the second prompt");
 }

@@ -2,11 +2,17 @@
 
 #[path = "../../../provider/tests/common/mod.rs"]
 mod common;
+mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{S, World, nullifier, provider, slot, statement};
+use async_trait::async_trait;
+use common::{S, World, at, nullifier, provider, slot, statement};
+use parking_lot::Mutex;
+use support::Source;
+use tributary_client::{ClientError, PagePrice, PaidStore};
+use tributary_market::clock::ManualClock as MarketClock;
 use tributary_market::offer::{Attributes, ServiceId};
 use tributary_market::ticket::{Reason, Verdict};
 use tributary_protocol::Seconds;
@@ -16,9 +22,10 @@ use tributary_provider::store::OnMissing;
 use tributary_provider::till::Till;
 use tributary_service_waku::{StoreConfig, StoreConfigError, StoreService};
 use tributary_waku::{
-    ArchiveConfig, ArchivedMessage, Bytes, ClusterId, ContentTopic, ManualClock, MessageHash, Node, NodeConfig,
-    NodeHandle, NodeKey, NodeLimits, PubsubTopic, Sharding, StoreQueryRequest, StoreQueryResponse, StoreStatus,
-    Timestamp, WakuMessage, request_bytes_without_proof,
+    ArchiveConfig, ArchivedMessage, Bytes, ClusterId, ContentTopic, EligibilityStatus, GatedQuery, ManualClock,
+    MessageHash, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits, PubsubTopic, Sharding, StoreGate,
+    StoreQueryRequest, StoreQueryResponse, StoreStatus, StoreVerdict, Timestamp, WakuMessage,
+    request_bytes_without_proof,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -225,4 +232,47 @@ async fn the_offer_says_what_is_sold() {
     // A node without a Store can't sell one.
     let service = StoreService::new(shop.client.clone(), StoreConfig::new(Seconds::new(60).unwrap(), vec![])).unwrap();
     assert_eq!(service.start(shop.till.clone()).await.unwrap_err().code, "TRB-5303");
+}
+
+/// Says of each ticket that it can't be judged yet, and keeps what it sees.
+#[derive(Debug, Default)]
+struct Liar {
+    seen: Mutex<Vec<Vec<u8>>>,
+}
+
+#[async_trait]
+impl StoreGate for Liar {
+    async fn admit(&self, query: &GatedQuery) -> StoreVerdict {
+        self.seen.lock().push(query.eligibility_proof.as_ref().unwrap().to_vec());
+        let eligibility = EligibilityStatus {
+            status_code: Reason::UnknownRoot.status_code(),
+            status_desc: "unknown_root: send it again".into(),
+        };
+        StoreVerdict::Refuse {
+            status: StoreStatus::PAYMENT_REQUIRED,
+            desc: String::new(),
+            eligibility: Some(eligibility),
+        }
+    }
+}
+
+/// A ticket that is seen with two queries tells that they are of one buyer: a provider could refuse for that alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_refuses_sees_no_ticket_with_two_queries() {
+    let shop = shop(FreeTierLimits::NONE).await;
+    shop.service.stop().await;
+    let liar = Arc::new(Liar::default());
+    assert!(shop.node.set_store_gate(Some(Arc::clone(&liar) as Arc<dyn StoreGate>)));
+    let tickets = Arc::new(Source::new(MarketClock::new(at(S + 5)), 500));
+    let price = PagePrice { tickets: 1, page_size: 20 };
+    let store = PaidStore::new(shop.client.clone(), shop.node.peer_id(), tickets, price);
+    let mut of_query = Vec::new();
+    for start in [NOW, NOW.saturating_add(Duration::from_millis(1))] {
+        let error = store.page(StoreQueryRequest { time_start: Some(start), ..query() }).await.unwrap_err();
+        assert!(matches!(error, ClientError::Refused { reason: Reason::UnknownRoot, .. }), "{error}");
+        of_query.push(std::mem::take(&mut *liar.seen.lock()));
+    }
+    let holds = |proof: &Vec<u8>, n: u64| proof.windows(32).any(|word| word == nullifier(n).to_be_bytes());
+    assert!(of_query[0].len() > 1 && of_query[0].iter().all(|proof| holds(proof, 500)), "the same ticket again");
+    assert!(of_query[1].len() > 1 && of_query[1].iter().all(|proof| holds(proof, 501) && !holds(proof, 500)));
 }

@@ -105,21 +105,20 @@ async fn a_number_is_never_used_twice_even_over_restarts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_ticket_goes_out_again_as_it_is() {
+async fn a_ticket_that_waits_is_taken_at_once_and_stays_as_it_is() {
     let buyer = Buyer::start().await;
     let maker = buyer.maker(&buyer.path()).await;
     let slot = buyer.slot();
     maker.prepare(&buyer.stream, slot, 1, 3).await.unwrap();
     let started = std::time::Instant::now();
-    let ticket = maker.take_ready(&buyer.stream, slot, 1).unwrap();
+    let first = maker.take_ready(&buyer.stream, slot, 1).unwrap();
     assert!(started.elapsed() < std::time::Duration::from_millis(1), "{:?}", started.elapsed());
-    let (statement, proof) = (ticket.statement.clone(), ticket.proof);
-    maker.give_back(&buyer.stream, ticket);
-    // A newer root changes nothing about it.
+    // A newer root changes nothing about those that wait.
     buyer.net.deposit(&buyer.payer, 0, 5).await;
-    let again = maker.take_ready(&buyer.stream, slot, 1).unwrap();
-    assert_eq!((again.statement, again.proof), (statement, proof));
-    assert_eq!(maker.ready(&buyer.stream, slot, 1), 2);
+    let second = maker.take_ready(&buyer.stream, slot, 1).unwrap();
+    assert_eq!(second.statement.root, first.statement.root);
+    assert_ne!(second.statement.nullifiers[0], first.statement.nullifiers[0], "none is given twice");
+    assert_eq!(maker.ready(&buyer.stream, slot, 1), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

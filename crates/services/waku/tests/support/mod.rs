@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use tributary_client::{ClientError, TicketSource};
 use tributary_market::clock::{Clock as _, ManualClock};
 use tributary_protocol::{PoolClock, ProviderDigest, Slot, UnixTime};
@@ -16,14 +15,13 @@ use crate::common::{Trapdoor, clock as pool_clock, key, provider, statement};
 pub(crate) struct Source {
     trapdoor: Trapdoor,
     next: AtomicU64,
-    back: Mutex<Vec<MadeTicket>>,
     pub(crate) clock: ManualClock,
 }
 
 impl Source {
     /// Tickets from number `first` on.
     pub(crate) fn new(clock: ManualClock, first: u64) -> Self {
-        Self { trapdoor: Trapdoor::new(), next: AtomicU64::new(first), back: Mutex::default(), clock }
+        Self { trapdoor: Trapdoor::new(), next: AtomicU64::new(first), clock }
     }
 
     /// The number of the next new ticket.
@@ -52,16 +50,10 @@ impl TicketSource for Source {
     }
     async fn take(&self, slot: Slot, count: u8) -> Result<MadeTicket, ClientError> {
         assert_eq!(count, 1);
-        if let Some(back) = self.back.lock().pop_if(|ticket| ticket.slot == slot) {
-            return Ok(back);
-        }
         let n = self.next.fetch_add(1, Ordering::SeqCst);
         let statement = statement(n, slot);
         let proof = self.trapdoor.prove(&statement, n);
         Ok(MadeTicket { statement, proof, key: key(n), slot, young: false })
-    }
-    fn give_back(&self, ticket: MadeTicket) {
-        self.back.lock().push(ticket);
     }
     async fn next_try(&self) {
         tokio::time::sleep(Duration::from_millis(20)).await;
