@@ -7,10 +7,10 @@ mod allocation;
 mod front;
 mod request;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -107,6 +107,8 @@ pub(crate) struct Account {
     pub(crate) key: Key,
     bytes: AtomicU64,
     max_bytes: AtomicU64,
+    /// Whether a packet found no room since the last allowance.
+    spent: AtomicBool,
     bindings: AtomicU64,
     max_bindings: AtomicU64,
     pub(crate) live: AtomicU32,
@@ -121,6 +123,7 @@ impl Account {
             key,
             bytes: zero(),
             max_bytes: zero(),
+            spent: AtomicBool::new(false),
             bindings: zero(),
             max_bindings: zero(),
             live: none(),
@@ -130,6 +133,7 @@ impl Account {
 
     fn allow(&self, allowance: Allowance) {
         self.max_bytes.store(allowance.bytes, Ordering::Relaxed);
+        self.spent.store(false, Ordering::Relaxed);
         self.max_bindings.store(allowance.bindings, Ordering::Relaxed);
         self.max_live.store(allowance.allocations, Ordering::Relaxed);
     }
@@ -141,6 +145,7 @@ impl Account {
             return true;
         }
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.spent.store(true, Ordering::Relaxed);
         false
     }
 
@@ -153,6 +158,11 @@ impl Account {
     pub(crate) fn may_allocate(&self) -> bool {
         let left = self.bytes.load(Ordering::Relaxed) < self.max_bytes.load(Ordering::Relaxed);
         left && self.live.load(Ordering::Relaxed) < self.max_live.load(Ordering::Relaxed)
+    }
+
+    fn is_spent(&self) -> bool {
+        self.spent.load(Ordering::Relaxed)
+            || self.bytes.load(Ordering::Relaxed) >= self.max_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether it has anything at all.
@@ -235,15 +245,9 @@ impl Shared {
 }
 
 impl Shared {
-    /// Ends allocations of accounts whose bytes are used: what is left has no room for the largest packet.
+    /// Ends allocations of accounts whose bytes are used: a packet found no room, or there is none.
     fn end_spent(&self) {
-        let spent = |account: &Account| {
-            account.bytes.load(Ordering::Relaxed) + front::LARGEST as u64 > account.max_bytes.load(Ordering::Relaxed)
-        };
-        let accounts = self.accounts.read();
-        let spent: HashSet<LeaseId> = accounts.values().filter(|a| spent(a)).map(|account| account.lease).collect();
-        drop(accounts);
-        self.end(|allocation| spent.contains(&allocation.account.lease));
+        self.end(|allocation| allocation.account.is_spent());
     }
 }
 
