@@ -73,30 +73,44 @@ pub enum Failure {
     Unsuitable,
 }
 
+/// A provider that is left out.
+#[derive(Debug, Clone, Copy)]
+struct Avoided {
+    until: u64,
+    /// Whether it failed; else another one shall just be tried.
+    failed: bool,
+}
+
 /// Who is left out, until when; and the lock that makes purchases one at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    avoided: Mutex<HashMap<PeerId, u64>>,
+    avoided: Mutex<HashMap<PeerId, Avoided>>,
     buying: tokio::sync::Mutex<()>,
     /// Whether streams are being stopped.
     pub(crate) stopping: AtomicBool,
 }
 
 impl Sessions {
-    fn avoid(&self, provider: PeerId, now: u64) {
+    fn avoid(&self, provider: PeerId, failed: bool, now: u64) {
         let mut avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
-        avoided.retain(|_, until| *until > now);
+        avoided.retain(|_, avoided| avoided.until > now);
         if avoided.len() >= MAX_AVOIDED
-            && let Some(first) = avoided.iter().min_by_key(|(_, until)| **until).map(|(peer, _)| *peer)
+            && let Some(first) = avoided.iter().min_by_key(|(_, avoided)| avoided.until).map(|(peer, _)| *peer)
         {
             avoided.remove(&first);
         }
-        avoided.insert(provider, now.saturating_add(AVOIDED_FOR));
+        avoided.insert(provider, Avoided { until: now.saturating_add(AVOIDED_FOR), failed });
     }
 
     fn avoided(&self, now: u64) -> Vec<PeerId> {
         let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
-        avoided.iter().filter(|(_, until)| **until > now).map(|(peer, _)| *peer).collect()
+        avoided.iter().filter(|(_, avoided)| avoided.until > now).map(|(peer, _)| *peer).collect()
+    }
+
+    /// Whether a provider is left out, and then whether because it failed.
+    fn avoided_as(&self, provider: &PeerId, now: u64) -> Option<bool> {
+        let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
+        avoided.get(provider).filter(|avoided| avoided.until > now).map(|avoided| avoided.failed)
     }
 }
 
@@ -298,7 +312,14 @@ impl Buyer {
         fitting.sort_by_key(|(short, first, ..)| (*short, *first));
         for (_, _, purchase, stream, offer) in fitting {
             let peer = purchase.provider;
-            if self.avoided()?.contains(&peer) && provider.is_none() {
+            if provider.is_none()
+                && let Some(failed) = self.sessions.avoided_as(&peer, now.get())
+            {
+                // It was found to fail when nothing might be spent.
+                if failed && caps.allow_buying() {
+                    self.leave(stream.commitment).await?;
+                    self.stop_left_meanwhile(caps.relay_fee);
+                }
                 continue;
             }
             match self.reach(&offer).await {
@@ -450,7 +471,7 @@ impl Buyer {
     /// Leaves a provider out for a while, and remembers how it failed.
     async fn avoid(&self, provider: PeerId, service: &ServiceId, failure: &Failure) -> Result<(), ClientError> {
         let at = self.now()?;
-        self.sessions.avoid(provider, at.get());
+        self.sessions.avoid(provider, *failure != Failure::Unsuitable, at.get());
         let bad = |reason: &str| (Verdict::Scored { score: 0.0, weight: 1.0 }, reason.to_owned());
         let (verdict, reason) = match failure {
             Failure::Unsuitable => return Ok(()),

@@ -89,7 +89,6 @@ impl Market {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the test's own insertions race with the stop that the session sends"]
 async fn a_session_leaves_a_provider_that_is_gone_and_pays_only_the_next_one() {
     let market = Market::new().await;
     let want = long(want());
@@ -133,7 +132,6 @@ async fn a_session_leaves_a_provider_that_is_gone_and_pays_only_the_next_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the test's own insertions race with the stop that the session sends"]
 async fn a_filter_whose_provider_dies_is_lost_left_and_paid_no_more() {
     let market = Market::new().await;
     let want = long(Market::want(Sought::Filter { topics: 1 }));
@@ -278,4 +276,23 @@ async fn a_renewed_session_pays_from_the_slot_after_the_last_one() {
     let left = renewed.pays_from().since(market.now()).get();
     market.shop.advance(left + 1).await;
     market.push(&renewed, "after the first stream's end").await.unwrap();
+}
+
+/// As after kill -9 between the note and the stop: whoever runs next stops it, once, and not for more than it may cost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_was_left_is_stopped_by_the_next_run_and_once() {
+    let market = Market::new().await;
+    let want = long(want());
+    market.find(&want).await;
+    let _relayer = market.relayer(Manner::Sends, 700).await;
+    let session = market.session(&want, larger_caps()).await.unwrap();
+    market.buyer.leave(session.stream.commitment).await.unwrap();
+    assert_eq!(market.buyer.stop_left(amount(699)).await.unwrap(), 0, "no relayer does it for that");
+    let stop = market.buyer.stop_left(amount(700));
+    assert_eq!(market.while_blocks_come(stop).await.unwrap(), 1);
+    market.while_blocks_come(market.stopped(&session)).await;
+    assert_eq!(market.buyer.stop_left(amount(700)).await.unwrap(), 0, "nothing is left to stop");
+    // It is used no more, though its provider answers.
+    let other = market.session(&want, larger_caps()).await.unwrap();
+    assert_ne!(other.stream.commitment, session.stream.commitment);
 }

@@ -219,14 +219,16 @@ impl Net {
         }
     }
 
-    /// Drains the queue.
+    /// Drains the queue, of what others queue meanwhile too.
     pub(crate) async fn insert(&self) {
-        self.ledger.sync().await.unwrap();
-        let proved = prove_insertions(&self.ledger, &prover(), 8).await.unwrap();
-        if !proved.is_empty() {
+        for _ in 0..8 {
+            self.ledger.sync().await.unwrap();
+            let proved = prove_insertions(&self.ledger, &prover(), 8).await.unwrap();
+            if proved.is_empty() {
+                break;
+            }
             let outcome = self.direct(3).insert(self.manifest.pool, &proved).await;
             assert!(matches!(outcome, Outcome::Confirmed { .. }), "{outcome:?}");
-            self.ledger.sync().await.unwrap();
         }
         assert_eq!(self.ledger.inserted(), self.ledger.queued());
     }
