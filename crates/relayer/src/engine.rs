@@ -110,6 +110,8 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) counters: Counters,
     wake: Notify,
+    /// Nonces that are used on the chain while no receipt of ours was there: at the second look the transaction is lost.
+    pub(crate) unexplained: parking_lot::Mutex<std::collections::HashSet<u64>>,
     /// One turn at a time, so that two never choose the same nonce.
     turn: Mutex<Waiting>,
 }
@@ -152,6 +154,7 @@ impl Engine {
             clock,
             counters: Counters::default(),
             wake: Notify::new(),
+            unexplained: parking_lot::Mutex::default(),
             turn: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }

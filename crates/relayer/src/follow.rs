@@ -23,6 +23,7 @@ impl Inner {
         // Asked before the receipts: what a block takes in between must not look lost.
         let next = self.chain.get_transaction_count(self.account).await.map_err(chain)?;
         let unsettled = self.store.unsettled().await?;
+        self.unexplained.lock().retain(|nonce| unsettled.iter().any(|sent| sent.nonce == *nonce));
         for versions in unsettled.chunk_by(|a, b| a.nonce == b.nonce) {
             self.follow_nonce(versions, head, next).await?;
         }
@@ -39,6 +40,7 @@ impl Inner {
     async fn follow_nonce(&self, versions: &[SentTransaction], head: u64, next: u64) -> Result<(), RelayerError> {
         for sent in versions {
             if let Some(receipt) = self.chain.get_transaction_receipt(sent.hash).await.map_err(chain)? {
+                self.unexplained.lock().remove(&sent.nonce);
                 return self.mined(sent, &receipt, head).await;
             }
         }
@@ -48,6 +50,11 @@ impl Inner {
             self.store.taken_back(newest).await?;
         }
         if next > newest.nonce {
+            // An endpoint may count a block's transactions before it has their receipts.
+            if self.unexplained.lock().insert(newest.nonce) {
+                return Ok(());
+            }
+            self.unexplained.lock().remove(&newest.nonce);
             tracing::warn!(nonce = newest.nonce, "another transaction of the account has this nonce: sending anew");
             return self.store.lost(newest).await;
         }
