@@ -11,7 +11,8 @@ use serde_json::json;
 use tributary_protocol::time::UnixTime;
 
 use crate::assess::{Assessment, AssessmentId, Subject, Verdict};
-use crate::store::{Ending, Hash, count, listed, median, noted, scored, speed};
+use crate::measure::{count, latency, listed, mean, median, noted, scored};
+use crate::store::{Ending, Hash};
 
 /// A message that was pushed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,8 +92,7 @@ impl FilterAssessor {
             measurements.push(scored("silence", count(silence), "messages in a row", 1.0 - part, SILENCE));
         }
         if let Some(delay) = median(observed.delivered.iter().filter_map(|message| message.delay).collect()) {
-            let score = speed(delay, self.good_delay, self.bad_delay);
-            measurements.push(scored("latency", delay.as_secs_f64() * 1000.0, "ms", score, DELAY));
+            measurements.push(latency(delay, self.good_delay, self.bad_delay, DELAY));
         }
         let verdict = if !unasked.is_empty() {
             Verdict::Scored { score: 0.0, weight: UNASKED }
@@ -102,9 +102,7 @@ impl FilterAssessor {
             // Nothing was there to be delivered, as far as is known.
             Verdict::NetworkFault { reason: "no messages are known that should have come".into() }
         } else {
-            let weights: f64 = measurements.iter().filter(|part| part.score.is_some()).map(|part| part.weight).sum();
-            let sum: f64 = measurements.iter().filter_map(|part| Some(part.score? * part.weight)).sum();
-            let mean = if weights > 0.0 { sum / weights } else { 0.5 };
+            let mean = mean(&measurements);
             let weight = if share.is_some() { 1.0 } else { UNCHECKED };
             Verdict::Scored { score: share.map_or(mean, |share| mean.min(share)), weight }
         };

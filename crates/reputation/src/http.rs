@@ -9,6 +9,7 @@ use serde_json::json;
 use tributary_protocol::time::UnixTime;
 
 use crate::assess::{Assessment, AssessmentId, Measurement, Subject, Verdict};
+use crate::measure::{latency, mean, noted, scored};
 
 /// A SHA-256.
 pub type Digest = [u8; 32];
@@ -105,7 +106,7 @@ impl HttpAssessor {
             measurements.push(scored("status", f64::from(status), "status", good, STATUS));
         }
         if let Some(first) = observed.first {
-            measurements.push(scored("latency", first.as_secs_f64() * 1000.0, "ms", self.speed(first), LATENCY));
+            measurements.push(latency(first, self.good_latency, self.bad_latency, LATENCY));
         }
         let share = match observed.promised {
             Some(promised) if promised > 0 && observed.ending == HttpEnding::Complete => {
@@ -136,14 +137,6 @@ impl HttpAssessor {
             }),
         }
     }
-
-    /// 1 within `good_latency`, 0 from `bad_latency` on, falling with the logarithm between.
-    fn speed(&self, latency: Duration) -> f64 {
-        let good = self.good_latency.as_secs_f64().max(1e-6);
-        let bad = self.bad_latency.as_secs_f64().max(good * 1.001);
-        let position = (latency.as_secs_f64().max(1e-6) / good).ln() / (bad / good).ln();
-        1.0 - position.clamp(0.0, 1.0)
-    }
 }
 
 fn verdict(
@@ -155,9 +148,7 @@ fn verdict(
     match &observed.ending {
         HttpEnding::Complete if agrees == Some(false) => Verdict::Scored { score: 0.0, weight: FALSE_BODY },
         HttpEnding::Complete => {
-            let weights: f64 = measurements.iter().filter(|part| part.score.is_some()).map(|part| part.weight).sum();
-            let sum: f64 = measurements.iter().filter_map(|part| Some(part.score? * part.weight)).sum();
-            let mean = if weights > 0.0 { sum / weights } else { 0.5 };
+            let mean = mean(measurements);
             // Speed doesn't make up for what is missing, nor for a server that fails.
             let failed = observed.status.is_some_and(|status| status >= 500);
             let bound = if failed { 0.0 } else { share.unwrap_or(1.0) };
@@ -169,14 +160,6 @@ fn verdict(
         HttpEnding::Dropped => Verdict::BuyerFault { reason: "the buyer wanted no more of it".into() },
         HttpEnding::BuyerError { reason } => Verdict::BuyerFault { reason: reason.chars().take(256).collect() },
     }
-}
-
-fn noted(name: &str, value: f64, unit: &str) -> Measurement {
-    Measurement { name: name.to_owned(), value, unit: unit.to_owned(), score: None, weight: 0.0 }
-}
-
-fn scored(name: &str, value: f64, unit: &str, score: f64, weight: f64) -> Measurement {
-    Measurement { score: Some(score.clamp(0.0, 1.0)), weight, ..noted(name, value, unit) }
 }
 
 #[allow(clippy::cast_precision_loss)] // Bytes of one answer stay far below 2^53.

@@ -11,6 +11,7 @@ pub mod filter;
 pub mod http;
 pub mod ledger;
 pub mod lightpush;
+mod measure;
 pub mod network;
 pub mod ratings;
 pub mod store;

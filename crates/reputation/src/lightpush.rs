@@ -7,7 +7,8 @@ use serde_json::json;
 use tributary_protocol::time::UnixTime;
 
 use crate::assess::{Assessment, AssessmentId, Subject, Verdict};
-use crate::store::{Ending, Hash, count, listed, median, noted, scored, speed};
+use crate::measure::{count, latency, listed, mean, median, noted, scored};
+use crate::store::{Ending, Hash};
 
 /// A message that was handed over and confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,9 +82,8 @@ impl LightpushAssessor {
         if let Some(share) = share {
             measurements.push(scored("seen_back", share, "share", share, SEEN_BACK));
         }
-        if let Some(latency) = median(observed.pushes.iter().map(|push| push.latency).collect()) {
-            let score = speed(latency, self.good_latency, self.bad_latency);
-            measurements.push(scored("latency", latency.as_secs_f64() * 1000.0, "ms", score, LATENCY));
+        if let Some(middle) = median(observed.pushes.iter().map(|push| push.latency).collect()) {
+            measurements.push(latency(middle, self.good_latency, self.bad_latency, LATENCY));
         }
         if let Some(least) = observed.pushes.iter().filter_map(|push| push.relay_peers).min() {
             let enough = f64::from(least) / f64::from(self.enough_peers.max(1));
@@ -92,9 +92,7 @@ impl LightpushAssessor {
         let verdict = if let Some(failure) = observed.ending.failure() {
             failure
         } else {
-            let weights: f64 = measurements.iter().filter(|part| part.score.is_some()).map(|part| part.weight).sum();
-            let sum: f64 = measurements.iter().filter_map(|part| Some(part.score? * part.weight)).sum();
-            let mean = if weights > 0.0 { sum / weights } else { 0.5 };
+            let mean = mean(&measurements);
             let weight = match share {
                 None => UNCHECKED,
                 // Said to be published, and never seen: worse than a refusal.

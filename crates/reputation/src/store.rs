@@ -11,12 +11,10 @@ use serde_json::json;
 use tributary_protocol::time::UnixTime;
 
 use crate::assess::{Assessment, AssessmentId, Measurement, Subject, Verdict};
+use crate::measure::{MAX_LISTED, count, latency, listed, mean, median, noted, scored};
 
 /// A message hash.
 pub type Hash = [u8; 32];
-
-/// Hashes that evidence lists of each kind.
-const MAX_LISTED: usize = 32;
 
 /// The query that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -208,16 +206,8 @@ impl StoreAssessor {
         if let Some(completeness) = findings.completeness {
             measurements.push(scored("completeness", completeness, "share", completeness, COMPLETENESS));
         }
-        let latency = median(observed.pages.iter().map(|page| page.latency).collect());
-        if let Some(latency) = latency {
-            let milliseconds = latency.as_secs_f64() * 1000.0;
-            measurements.push(scored(
-                "latency",
-                milliseconds,
-                "ms",
-                speed(latency, self.good_latency, self.bad_latency),
-                LATENCY,
-            ));
+        if let Some(middle) = median(observed.pages.iter().map(|page| page.latency).collect()) {
+            measurements.push(latency(middle, self.good_latency, self.bad_latency, LATENCY));
         }
         if !observed.pages.is_empty() {
             let share = count(findings.empty_pages) / count(observed.pages.len());
@@ -248,14 +238,6 @@ impl StoreAssessor {
     }
 }
 
-/// 1 within `good`, 0 from `bad` on, falling with the logarithm between.
-pub(crate) fn speed(latency: Duration, good: Duration, bad: Duration) -> f64 {
-    let good = good.as_secs_f64().max(1e-6);
-    let bad = bad.as_secs_f64().max(good * 1.001);
-    let position = (latency.as_secs_f64().max(1e-6) / good).ln() / (bad / good).ln();
-    1.0 - position.clamp(0.0, 1.0)
-}
-
 fn verdict(observed: &StoreObservation, findings: &Findings, measurements: &[Measurement]) -> Verdict {
     // A false answer is worse than none, whatever else happened.
     if !findings.injected.is_empty() {
@@ -264,9 +246,7 @@ fn verdict(observed: &StoreObservation, findings: &Findings, measurements: &[Mea
     if let Some(failure) = observed.ending.failure() {
         return failure;
     }
-    let weights: f64 = measurements.iter().filter(|part| part.score.is_some()).map(|part| part.weight).sum();
-    let sum: f64 = measurements.iter().filter_map(|part| Some(part.score? * part.weight)).sum();
-    let mean = if weights > 0.0 { sum / weights } else { 0.5 };
+    let mean = mean(measurements);
     // Speed doesn't make up for what is missing.
     let score = findings.completeness.map_or(mean, |share| mean.min(share));
     let weight = if findings.completeness.is_some() { 1.0 } else { UNCHECKED };
@@ -322,28 +302,6 @@ impl Findings {
             .count();
         Self { missing, injected, unconfirmed, empty_pages, completeness }
     }
-}
-
-pub(crate) fn noted(name: &str, value: f64, unit: &str) -> Measurement {
-    Measurement { name: name.to_owned(), value, unit: unit.to_owned(), score: None, weight: 0.0 }
-}
-
-pub(crate) fn scored(name: &str, value: f64, unit: &str, score: f64, weight: f64) -> Measurement {
-    Measurement { score: Some(score.clamp(0.0, 1.0)), weight, ..noted(name, value, unit) }
-}
-
-#[allow(clippy::cast_precision_loss)] // Counts of messages stay far below 2^53.
-pub(crate) fn count(number: usize) -> f64 {
-    number as f64
-}
-
-pub(crate) fn median(mut latencies: Vec<Duration>) -> Option<Duration> {
-    latencies.sort_unstable();
-    latencies.get(latencies.len() / 2).copied()
-}
-
-pub(crate) fn listed(hashes: &[Hash]) -> Vec<String> {
-    hashes.iter().take(MAX_LISTED).map(hex::encode).collect()
 }
 
 #[cfg(test)]
