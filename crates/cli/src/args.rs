@@ -424,7 +424,14 @@ pub(crate) struct Withdraw {
 
 #[derive(Debug, Args)]
 pub(crate) struct Gateway {
-    /// Buy what a request needs and no open stream pays for, within the caps. Without it such a request is answered with 402.
+    #[command(flatten)]
+    pub(crate) buying: Buying,
+}
+
+/// Buying within caps, for what runs long.
+#[derive(Debug, Args)]
+pub(crate) struct Buying {
+    /// Buy what no open stream pays for, within the caps. Without it only open streams are used: the gateway answers what none pays for with 402.
     #[arg(long)]
     pub(crate) buy: bool,
     /// With --buy: what one purchase may cost, in token base units. Unset: gateway.max_purchase.
@@ -455,24 +462,11 @@ pub(crate) struct Turn {
     /// Peer id of the provider to use. Unset: the best.
     #[arg(long, value_name = "PEER_ID")]
     pub(crate) provider: Option<String>,
-    /// Buy what no open stream pays for, within the caps. Without it only an open stream is used.
-    #[arg(long)]
-    pub(crate) buy: bool,
-    /// With --buy: what one purchase may cost, in token base units. Unset: gateway.max_purchase.
-    #[arg(long, value_name = "BASE_UNITS", requires = "buy")]
-    pub(crate) max_purchase: Option<u128>,
-    /// With --buy: what all purchases of 24 hours may cost, in token base units. Unset: gateway.max_per_day.
-    #[arg(long, value_name = "BASE_UNITS", requires = "buy")]
-    pub(crate) max_per_day: Option<u128>,
     /// With --buy: for how long each purchase pays, in seconds. Unset: gateway.duration.
     #[arg(long, value_name = "SECONDS", requires = "buy")]
     pub(crate) duration: Option<u64>,
-    /// With --buy: cheapest, fastest, trusted or private.
-    #[arg(long, requires = "buy")]
-    pub(crate) preset: Option<String>,
-    /// With --buy: highest ticket price, in token base units.
-    #[arg(long, value_name = "BASE_UNITS", requires = "buy")]
-    pub(crate) max_price: Option<u128>,
+    #[command(flatten)]
+    pub(crate) buying: Buying,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,18 +5,21 @@ use std::time::Duration;
 use serde_json::json;
 use tributary_client::{AgreedTerms, Buyer, ClientError, Opened, Sought, Want, unpaid, verdict_score};
 use tributary_market::{
-    choose::{Choice, Explanation},
+    choose::{Choice, Explanation, Preset},
     offer::{RateClassId, ServiceId, UseUnit, VerifiedOffer},
     relay::RelayOperation,
     ticket::Verdict,
 };
-use tributary_protocol::{Price, Seconds};
+use tributary_protocol::{Amount, Price, Seconds};
 use tributary_waku::{ContentTopic, PeerId, StoreQueryRequest};
 use tributary_wallet::Outcome;
 
 use crate::{
     args::{Assess, Buy, Choose, Discover, Need, Open, Query, Quote},
-    commands::wallet::{Done, direct, gas_used, max_fee},
+    commands::{
+        relayer::amount,
+        wallet::{Done, direct, gas_used, max_fee},
+    },
     context::Context,
     error::CliError,
     output::{Fields, table, tokens},
@@ -117,19 +120,21 @@ pub(crate) fn want(context: &Context, args: &Choose, duration: u64) -> Result<Wa
         }
         other => return Err(ClientError::UnknownService { name: other.to_owned() }.into()),
     };
-    let preset = args.preset.as_deref().unwrap_or(&context.config.buyer.preset);
-    let configured = context.config.buyer.max_price.as_deref().map(str::parse::<u128>).transpose();
-    let configured =
-        configured.map_err(|_| CliError::Input { reason: "buyer.max_price is no number of base units".into() })?;
-    let max_price = args.max_price.or(configured).map(Price::new).transpose()?;
-    Ok(Want {
-        service,
-        content_topics,
-        duration: Seconds::new(duration)?,
-        max_price,
-        preset: preset.parse().map_err(|reason| CliError::Input { reason })?,
-        ignore: Vec::new(),
-    })
+    let (max_price, preset) = preferences(context, args.max_price, args.preset.as_deref())?;
+    Ok(Want { service, content_topics, duration: Seconds::new(duration)?, max_price, preset, ignore: Vec::new() })
+}
+
+/// Highest price and weighing: the flags, else the configuration.
+pub(crate) fn preferences(
+    context: &Context,
+    max_price: Option<u128>,
+    preset: Option<&str>,
+) -> Result<(Option<Price>, Preset), CliError> {
+    let settings = &context.config.buyer;
+    let configured = settings.max_price.as_deref().map(|text| amount("buyer.max_price", text)).transpose()?;
+    let max_price = max_price.or(configured.map(Amount::get)).map(Price::new).transpose()?;
+    let preset = preset.unwrap_or(&settings.preset).parse().map_err(|reason| CliError::Input { reason })?;
+    Ok((max_price, preset))
 }
 
 pub(crate) async fn choose(context: &Context, args: &Choose) -> Result<(), CliError> {

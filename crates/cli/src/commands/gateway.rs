@@ -9,7 +9,7 @@ use serde_json::json;
 use tributary_client::{Buyer, ClientError, Failure, Load, Session, Sought, SoughtFamily, SpendingCaps, Want};
 use tributary_gateway::{Port, PortSettings, Surface, Token};
 use tributary_market::offer::{ServiceId, UseUnit};
-use tributary_protocol::{Amount, Price, Seconds};
+use tributary_protocol::{Amount, Seconds};
 use tributary_prover::Circuit;
 use tributary_reputation::{
     Verdict,
@@ -20,7 +20,7 @@ use tributary_wallet::WalletError;
 
 use crate::{
     args,
-    commands::{relayer::amount, tickets::origin, wallet::max_fee},
+    commands::{buyer::preferences, relayer::amount, tickets::origin, wallet::max_fee},
     context::Context,
     daemon,
     error::CliError,
@@ -51,8 +51,7 @@ pub(crate) async fn run(context: &Context, args: &args::Gateway) -> Result<(), C
 
     let plan = Plan::read(context, args)?;
     context.format.progress("opening the wallet and reading the proving keys");
-    let circuits: &[Circuit] = if args.buy { &[Circuit::Transact, Circuit::Ticket] } else { &[Circuit::Ticket] };
-    let buyer = context.buyer_for(circuits).await?;
+    let buyer = context.buyer_for(circuits(&args.buying)).await?;
     let following = tokio::spawn({
         let (ledger, stopped) = (buyer.wallet().ledger().clone(), stop.requested());
         async move { ledger.run(stopped).await }
@@ -76,13 +75,8 @@ pub(crate) async fn run(context: &Context, args: &args::Gateway) -> Result<(), C
 }
 
 /// What may be spent: the flags, else the configuration; nothing without leave to buy.
-pub(crate) fn caps(
-    context: &Context,
-    buy: bool,
-    max_purchase: Option<u128>,
-    max_per_day: Option<u128>,
-) -> Result<SpendingCaps, CliError> {
-    if !buy {
+pub(crate) fn caps(context: &Context, buying: &args::Buying) -> Result<SpendingCaps, CliError> {
+    if !buying.buy {
         return Ok(SpendingCaps::NOTHING);
     }
     let settings = &context.config.gateway;
@@ -91,10 +85,15 @@ pub(crate) fn caps(
         None => amount(key, text),
     };
     Ok(SpendingCaps {
-        purchase: cap(max_purchase, "gateway.max_purchase", &settings.max_purchase)?,
-        day: cap(max_per_day, "gateway.max_per_day", &settings.max_per_day)?,
+        purchase: cap(buying.max_purchase, "gateway.max_purchase", &settings.max_purchase)?,
+        day: cap(buying.max_per_day, "gateway.max_per_day", &settings.max_per_day)?,
         relay_fee: max_fee(context)?,
     })
+}
+
+/// What buying, or using open streams alone, proves.
+pub(crate) const fn circuits(buying: &args::Buying) -> &'static [Circuit] {
+    if buying.buy { &[Circuit::Transact, Circuit::Ticket] } else { &[Circuit::Ticket] }
 }
 
 /// What may be bought, and how.
@@ -107,10 +106,8 @@ struct Plan {
 impl Plan {
     fn read(context: &Context, args: &args::Gateway) -> Result<Self, CliError> {
         let settings = &context.config.gateway;
-        let caps = caps(context, args.buy, args.max_purchase, args.max_per_day)?;
-        let configured = context.config.buyer.max_price.as_deref().map(|text| amount("buyer.max_price", text));
-        let max_price = args.max_price.or(configured.transpose()?.map(Amount::get)).map(Price::new).transpose()?;
-        let preset = args.preset.as_deref().unwrap_or(&context.config.buyer.preset);
+        let caps = caps(context, &args.buying)?;
+        let (max_price, preset) = preferences(context, args.buying.max_price, args.buying.preset.as_deref())?;
         let want = Want {
             service: Sought::Family(SoughtFamily {
                 id: "http".parse().map_err(ClientError::from)?,
@@ -122,7 +119,7 @@ impl Plan {
             content_topics: Vec::new(),
             duration: Seconds::new(settings.duration)?,
             max_price,
-            preset: preset.parse().map_err(|reason| CliError::Input { reason })?,
+            preset,
             ignore: Vec::new(),
         };
         Ok(Self { caps, want })

@@ -7,13 +7,15 @@ use tributary_client::{
     Buyer, ClientError, Failure, KeptLease, LeaseHealth, Load, Session, Sought, SoughtFamily, SpendingCaps, Want,
 };
 use tributary_market::offer::UseUnit;
-use tributary_protocol::{Amount, Price, Seconds};
-use tributary_prover::Circuit;
+use tributary_protocol::Seconds;
 use tributary_service_turn::{Embedded, EmbeddedConfig, Grant, Limits, OpenRate, TurnService, TurnServiceConfig};
 
 use crate::{
     args,
-    commands::{buyer::parse_peer, gateway::caps, relayer::amount},
+    commands::{
+        buyer::{parse_peer, preferences},
+        gateway::{caps, circuits},
+    },
     config::Turn,
     context::{Context, shutdown_signal},
     error::CliError,
@@ -99,9 +101,7 @@ fn refused(error: impl std::fmt::Display) -> CliError {
 }
 
 fn want(context: &Context, args: &args::Turn) -> Result<Want, CliError> {
-    let configured =
-        context.config.buyer.max_price.as_deref().map(|text| amount("buyer.max_price", text)).transpose()?;
-    let preset = args.preset.as_deref().unwrap_or(&context.config.buyer.preset);
+    let (max_price, preset) = preferences(context, args.buying.max_price, args.buying.preset.as_deref())?;
     Ok(Want {
         service: Sought::Family(SoughtFamily {
             id: "turn".parse().map_err(ClientError::from)?,
@@ -112,8 +112,8 @@ fn want(context: &Context, args: &args::Turn) -> Result<Want, CliError> {
         }),
         content_topics: Vec::new(),
         duration: Seconds::new(args.duration.unwrap_or(context.config.gateway.duration))?,
-        max_price: args.max_price.or(configured.map(Amount::get)).map(Price::new).transpose()?,
-        preset: preset.parse().map_err(|reason| CliError::Input { reason })?,
+        max_price,
+        preset,
         ignore: Vec::new(),
     })
 }
@@ -121,12 +121,11 @@ fn want(context: &Context, args: &args::Turn) -> Result<Want, CliError> {
 /// Buys a relay, shows it, and keeps it paid until it is stopped.
 pub(crate) async fn run(context: &Context, args: &args::Turn) -> Result<(), CliError> {
     let _lock = context.lock()?;
-    let caps = caps(context, args.buy, args.max_purchase, args.max_per_day)?;
+    let caps = caps(context, &args.buying)?;
     let provider = args.provider.as_deref().map(parse_peer).transpose()?;
     let want = want(context, args)?;
     context.format.progress("opening the wallet and reading the proving keys");
-    let circuits: &[Circuit] = if args.buy { &[Circuit::Transact, Circuit::Ticket] } else { &[Circuit::Ticket] };
-    let buyer = context.buyer_for(circuits).await?;
+    let buyer = context.buyer_for(circuits(&args.buying)).await?;
     let following = tokio::spawn({
         let ledger = buyer.wallet().ledger().clone();
         async move { ledger.run(std::future::pending()).await }
