@@ -656,12 +656,14 @@ impl Shop {
 
     async fn generate(&self, answer: &Answer, prompt: Prompt, payment: Payment) {
         let sale = &self.config.sale;
+        // A credit is good once, also for an answer that fails again: else a prompt made to fail would be served for ever.
+        let at_stake = if payment.admission.is_some() { payment.tickets } else { 0 };
         let mut writer = Writer {
             shop: self,
             answer,
             credit_key: prompt.credit_key,
             admission: payment.admission,
-            at_stake: payment.tickets,
+            at_stake,
             text: String::new(),
             text_tokens: 0,
             tokens: 0,

@@ -385,3 +385,18 @@ async fn a_ticket_that_was_refused_with_one_prompt_is_never_shown_with_another()
     .await;
     assert_eq!(buyer.used(), 2, "a ticket of its own for the second prompt");
 }
+
+/// Else a buyer could have prompts that fail, which it can choose (an own stop text), answered for ever for one ticket.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_a_credit_paid_and_that_fails_is_not_made_good_again() {
+    let shop = shop().await;
+    let buyer = Buyer::of(&shop, Transport::Direct, SpendingCaps::default()).await;
+    for credited in [true, false] {
+        let (_, error) = buyer.ask("count 0").await.unwrap_err();
+        assert!(matches!(error, InferenceError::Failed { code: FailureCode::Empty, credited: c, .. } if c == credited));
+    }
+    let asked = shop.model.asked.lock().len();
+    assert_eq!((asked, buyer.used()), (2, 1), "two answers for one ticket, and no more");
+    buyer.ask("count 1").await.unwrap();
+    assert_eq!(buyer.used(), 2, "the next one is paid");
+}
