@@ -86,8 +86,10 @@ pub(crate) enum Command {
     /// Give tickets for leases to other programs on this machine, such as a js-waku light node.
     #[command(subcommand)]
     Tickets(Daemon),
-    /// Give bought services to ordinary programs on this machine, by a local HTTP port: an upstream that a provider sells as /http/ID/path.
+    /// Give bought services to ordinary programs on this machine, by a local HTTP port: an upstream that a provider sells as /http/ID/path, language models as /v1, which is OpenAI-compatible.
     Gateway(Gateway),
+    /// Ask a language model: the prompt is paid by a ticket and goes over Waku relay, the answer is printed as it comes.
+    Ask(Ask),
     /// Buy a TURN relay for WebRTC calls: prints it as an RTCIceServer, and keeps it paid until it is stopped.
     Turn(Turn),
     /// Simulate markets; needs no home and no wallet.
@@ -446,6 +448,41 @@ pub(crate) struct Buying {
     /// With --buy: highest ticket price, in token base units.
     #[arg(long, value_name = "BASE_UNITS", requires = "buy")]
     pub(crate) max_price: Option<u128>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ask {
+    /// The question. "-" reads it from standard input.
+    pub(crate) question: String,
+    /// The model, as offers name it. Unset: the one that a stream pays for, or the only one on offer.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    /// Instructions to the model.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Tokens of the answer at most. Unset: gateway.answer_tokens.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: Option<u32>,
+    /// 0 to 2; 0 takes the likeliest token each time. Unset: the model's own.
+    #[arg(long, value_name = "VALUE")]
+    pub(crate) temperature: Option<f64>,
+    /// Makes an answer repeatable where the model can.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) seed: Option<u64>,
+    /// A probe: the SHA-256, in hexadecimal digits, of what the declared model answers to this. Another answer counts as false.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) expect: Option<String>,
+    /// Over a direct stream instead of Waku relay. The provider sees this machine's address.
+    #[arg(long)]
+    pub(crate) direct: bool,
+    /// Peer id of the provider to use. Unset: the best.
+    #[arg(long, value_name = "PEER_ID")]
+    pub(crate) provider: Option<String>,
+    /// With --buy: for how long a purchase pays, in seconds. Unset: gateway.duration.
+    #[arg(long, value_name = "SECONDS", requires = "buy")]
+    pub(crate) duration: Option<u64>,
+    #[command(flatten)]
+    pub(crate) buying: Buying,
 }
 
 #[derive(Debug, Args)]

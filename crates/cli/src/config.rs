@@ -256,6 +256,16 @@ pub(crate) struct Gateway {
     pub(crate) duration: u64,
     /// Requests in a slot that a purchase of HTTP has room for.
     pub(crate) http_requests: u64,
+    /// Prompts in a slot that a purchase of inference has room for, of 1000 tokens of answer each.
+    pub(crate) prompts: u64,
+    /// Tickets that one prompt may cost, with all slices of its answer.
+    pub(crate) prompt_tickets: u64,
+    /// Tickets that prompts may cost from midnight to midnight, UTC.
+    pub(crate) day_tickets: u64,
+    /// Tokens of one answer at most.
+    pub(crate) answer_tokens: u32,
+    /// Ask over direct streams instead of Waku relay.
+    pub(crate) direct: bool,
 }
 
 /// An HTTP server of the operator's that is sold.
@@ -299,7 +309,7 @@ const fn one() -> u32 {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Provider {
-    /// What is sold: store, filter, lightpush, http, turn.
+    /// What is sold: store, filter, lightpush, http, turn, inference.
     pub(crate) services: Vec<String>,
     /// Price of one ticket, in token base units.
     #[serde(deserialize_with = "number")]
@@ -333,6 +343,8 @@ pub(crate) struct Provider {
     pub(crate) http: Vec<HttpUpstream>,
     /// TURN: where calls are relayed, and how much a ticket pays for.
     pub(crate) turn: Turn,
+    /// Inference: the model and what answers for it.
+    pub(crate) inference: Inference,
     /// A program that judges requests for quotes; none if empty.
     #[serde(deserialize_with = "none_if_empty")]
     pub(crate) policy_script: Option<PathBuf>,
@@ -342,6 +354,50 @@ pub(crate) struct Provider {
     pub(crate) policy_script_at_once: usize,
     /// Whether it is told peer ids instead of pseudonyms of a day.
     pub(crate) policy_script_sees_peers: bool,
+}
+
+/// The model that is sold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Inference {
+    /// What answers: http or embedded.
+    pub(crate) backend: String,
+    /// http: base URL of the OpenAI-compatible server, with the version.
+    pub(crate) base_url: String,
+    /// http: file with the key that the server wants; none if empty.
+    #[serde(deserialize_with = "none_if_empty")]
+    pub(crate) api_key_file: Option<PathBuf>,
+    /// http: the model's name there, if it is another one than the offer's.
+    #[serde(deserialize_with = "none_if_empty")]
+    pub(crate) backend_model: Option<String>,
+    /// embedded: the weights, a GGUF file.
+    #[serde(deserialize_with = "none_if_empty")]
+    pub(crate) weights: Option<PathBuf>,
+    /// embedded: the file's SHA-256, in hexadecimal digits; not checked if empty.
+    #[serde(deserialize_with = "none_if_empty")]
+    pub(crate) weights_sha256: Option<String>,
+    /// The model's id in the offer.
+    pub(crate) model: String,
+    /// How its weights are quantised.
+    pub(crate) quantisation: String,
+    /// Tokens of prompt and answer together.
+    pub(crate) context: u32,
+    /// What it runs on.
+    pub(crate) hardware: String,
+    /// Tokens of an answer at most.
+    pub(crate) max_output: u32,
+    /// Tokens of an answer that one payment pays for.
+    pub(crate) slice: u32,
+    /// Tickets for 1000 tokens of a prompt.
+    pub(crate) tickets_in: u32,
+    /// Tickets for 1000 tokens of an answer.
+    pub(crate) tickets_out: u32,
+    /// Whether direct streams are served besides relay.
+    pub(crate) direct: bool,
+    /// Answers at work at once.
+    pub(crate) answers: usize,
+    /// Free prompts for each peer and hour, on direct streams.
+    pub(crate) free_prompts: u32,
 }
 
 /// The TURN server that is sold.
@@ -491,6 +547,11 @@ impl Default for Gateway {
             max_per_day: "100000000".into(),
             duration: 600,
             http_requests: 10,
+            prompts: 4,
+            prompt_tickets: 32,
+            day_tickets: 1000,
+            answer_tokens: 8192,
+            direct: false,
         }
     }
 }
@@ -513,10 +574,35 @@ impl Default for Provider {
             filter_free: 25,
             http: Vec::new(),
             turn: Turn::default(),
+            inference: Inference::default(),
             policy_script: None,
             policy_script_timeout_ms: 2_000,
             policy_script_at_once: 4,
             policy_script_sees_peers: false,
+        }
+    }
+}
+
+impl Default for Inference {
+    fn default() -> Self {
+        Self {
+            backend: "http".into(),
+            base_url: "http://127.0.0.1:8000/v1".into(),
+            api_key_file: None,
+            backend_model: None,
+            weights: None,
+            weights_sha256: None,
+            model: String::new(),
+            quantisation: "none".into(),
+            context: 8192,
+            hardware: "unspecified".into(),
+            max_output: 2048,
+            slice: 250,
+            tickets_in: 1,
+            tickets_out: 4,
+            direct: true,
+            answers: 8,
+            free_prompts: 0,
         }
     }
 }

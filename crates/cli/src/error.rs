@@ -100,6 +100,9 @@ pub(crate) enum CliError {
     /// The provider.
     #[error(transparent)]
     Provider(Box<tributary_provider::daemon::ProviderError>),
+    /// A prompt.
+    #[error(transparent)]
+    Inference(Box<tributary_service_inference::InferenceError>),
     /// A service can't be sold like this.
     #[error("{reason}")]
     Service { reason: String },
@@ -111,6 +114,12 @@ pub(crate) enum CliError {
 impl From<tributary_client::ClientError> for CliError {
     fn from(error: tributary_client::ClientError) -> Self {
         Self::Client(Box::new(error))
+    }
+}
+
+impl From<tributary_service_inference::InferenceError> for CliError {
+    fn from(error: tributary_service_inference::InferenceError) -> Self {
+        Self::Inference(Box::new(error))
     }
 }
 
@@ -153,6 +162,7 @@ impl CliError {
             Self::Unhealthy { .. } => "TRB-X014",
             Self::Manifest(_) => "TRB-X020",
             Self::Client(error) => error.code(),
+            Self::Inference(error) => error.code(),
             Self::Wallet(error) => error.code(),
             Self::Vault(error) => error.code(),
             Self::Ledger(error) => error.code(),

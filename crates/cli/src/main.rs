@@ -80,6 +80,7 @@ async fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Books => commands::wallet::books(&context).await,
         Command::Bench(args) => commands::bench::run(&context, args).await,
         Command::Gateway(args) => commands::gateway::run(&context, args).await,
+        Command::Ask(args) => commands::inference::ask(&context, args).await,
         Command::Turn(args) => commands::turn::run(&context, args).await,
         Command::Doctor => commands::doctor::run(&context).await,
         Command::Node(Daemon::Run) => commands::node::run(&context).await,

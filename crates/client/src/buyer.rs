@@ -106,6 +106,9 @@ pub struct SoughtFamily {
     pub unit: UseUnit,
     /// What a slot takes.
     pub load: Load,
+    /// Whether the provider is connected to before a session begins. A service over Waku relay needs no connection, and none is made: the provider
+    /// would see the buyer's address.
+    pub dialled: bool,
 }
 
 /// What a slot of a service takes.
@@ -131,6 +134,14 @@ impl Sought {
             Self::Lightpush { .. } => ServiceId::lightpush(),
             Self::Filter { .. } => ServiceId::filter(),
             Self::Family(family) => family.id.clone(),
+        }
+    }
+
+    /// Whether a session connects to the provider.
+    pub(crate) const fn is_dialled(&self) -> bool {
+        match self {
+            Self::Family(family) => family.dialled,
+            _ => true,
         }
     }
 

@@ -69,6 +69,8 @@ pub enum Failure {
         /// What it did, in a few words.
         reason: String,
     },
+    /// It failed, and the service's assessor has judged it.
+    Assessed,
     /// It may be all right; another one shall be tried.
     Unsuitable,
 }
@@ -114,7 +116,7 @@ impl Sessions {
     }
 }
 
-/// A provider that is paid for what is wanted and is connected.
+/// A provider that is paid for what is wanted, and is connected if the service needs that.
 #[derive(Debug, Clone)]
 pub struct Session {
     /// The offer that the stream was opened under: its prices hold until the stream ends.
@@ -322,7 +324,7 @@ impl Buyer {
                 }
                 continue;
             }
-            match self.reach(&offer).await {
+            match self.reach(want, &offer).await {
                 Ok(addresses) => {
                     tell(&format!("a stream to {peer} is open"));
                     return self
@@ -387,7 +389,7 @@ impl Buyer {
             let bought = running_streams(self.wallet(), self.store(), Some(peer), Some(&want.service.id())).await?;
             let bought = bought.into_iter().find(|(_, stream, _)| stream.commitment == opened.commitment);
             let (purchase, stream, offer) = bought.ok_or(ClientError::NoStream { provider: peer.to_string() })?;
-            match self.reach(&offer).await {
+            match self.reach(&want, &offer).await {
                 Ok(addresses) => {
                     let at_once = takes_over.is_none();
                     let opened = Some(opened);
@@ -440,9 +442,12 @@ impl Buyer {
     }
 
     /// Connects to the provider of an offer: where its newest one says that it is, then where this one does. If it is at neither, a newer offer is
-    /// listened for.
-    async fn reach(&self, offer: &VerifiedOffer) -> Result<Vec<Multiaddr>, ClientError> {
+    /// listened for. What is wanted may forbid to connect.
+    async fn reach(&self, want: &Want, offer: &VerifiedOffer) -> Result<Vec<Multiaddr>, ClientError> {
         let known = self.addresses_of(offer);
+        if !want.service.is_dialled() {
+            return Ok(known);
+        }
         let Err(error) = connect(self.node(), offer.peer_id(), &known).await else { return Ok(known) };
         self.directory().discover(tokio::time::sleep(NEWER_OFFER_WITHIN)).await?;
         let newer = self.addresses_of(offer);
@@ -474,7 +479,7 @@ impl Buyer {
         self.sessions.avoid(provider, *failure != Failure::Unsuitable, at.get());
         let bad = |reason: &str| (Verdict::Scored { score: 0.0, weight: 1.0 }, reason.to_owned());
         let (verdict, reason) = match failure {
-            Failure::Unsuitable => return Ok(()),
+            Failure::Unsuitable | Failure::Assessed => return Ok(()),
             Failure::Broken { reason } => bad(reason.get(..reason.floor_char_boundary(256)).unwrap_or_default()),
             // When nobody is reached, the buyer's own network may be down.
             Failure::Unreachable if self.node().connected_peers().await.is_empty() => {

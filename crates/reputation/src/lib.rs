@@ -9,6 +9,7 @@ pub mod beta;
 pub mod custom;
 pub mod filter;
 pub mod http;
+pub mod inference;
 pub mod ledger;
 pub mod lightpush;
 mod measure;

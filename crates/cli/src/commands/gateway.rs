@@ -7,20 +7,21 @@ use hyper::StatusCode;
 use parking_lot::Mutex;
 use serde_json::json;
 use tributary_client::{Buyer, ClientError, Failure, Load, Session, Sought, SoughtFamily, SpendingCaps, Want};
-use tributary_gateway::{Port, PortSettings, Surface, Token};
+use tributary_gateway::{Port, PortSettings, Surface, Token, openai::OpenAi};
 use tributary_market::offer::{ServiceId, UseUnit};
 use tributary_protocol::{Amount, Seconds};
 use tributary_prover::Circuit;
 use tributary_reputation::{
     Verdict,
-    http::{HttpAssessor, HttpObservation},
+    http::{HttpAssessor, HttpEnding, HttpObservation},
 };
 use tributary_service_http::{HttpClient, HttpMarket, HttpSurface, SeatError, family};
+use tributary_service_inference::MarketModel;
 use tributary_wallet::WalletError;
 
 use crate::{
     args,
-    commands::{buyer::preferences, relayer::amount, tickets::origin, wallet::max_fee},
+    commands::{buyer::preferences, inference::Models, relayer::amount, tickets::origin, wallet::max_fee},
     context::Context,
     daemon,
     error::CliError,
@@ -56,9 +57,18 @@ pub(crate) async fn run(context: &Context, args: &args::Gateway) -> Result<(), C
         let (ledger, stopped) = (buyer.wallet().ledger().clone(), stop.requested());
         async move { ledger.run(stopped).await }
     });
+    let hearing = tokio::spawn({
+        let (directory, stopped) = (buyer.directory().clone(), stop.requested());
+        async move { directory.discover(stopped).await }
+    });
+    let tell = |line: &str| tracing::info!("{line}");
+    let models = Models::open(context, &buyer, &args.buying, None, false, None, tell)?;
     let market = Arc::new(Market { buyer: buyer.clone(), plan, sessions: Mutex::default() });
     // One line for each family.
-    let surfaces: Vec<Arc<dyn Surface>> = vec![Arc::new(HttpSurface::new(market))];
+    let surfaces: Vec<Arc<dyn Surface>> = vec![
+        Arc::new(HttpSurface::new(market)),
+        Arc::new(OpenAi::new(Arc::new(MarketModel::new(Arc::new(models))))),
+    ];
 
     let file = folder.join(TOKEN_FILE);
     let token = Token::create(file.clone()).map_err(|error| CliError::Write { file, error })?;
@@ -69,6 +79,11 @@ pub(crate) async fn run(context: &Context, args: &args::Gateway) -> Result<(), C
     drop(token);
     if let Err(error) = following.await {
         tracing::warn!(%error, "the ledger's task failed");
+    }
+    match hearing.await {
+        Ok(Err(error)) => tracing::warn!(code = error.code(), %error, "offers were not listened for"),
+        Err(error) => tracing::warn!(%error, "the task that listens for offers failed"),
+        Ok(Ok(_)) => {}
     }
     buyer.node().shutdown().await;
     Ok(())
@@ -115,6 +130,7 @@ impl Plan {
                 needs: Vec::new(),
                 unit: UseUnit::Request,
                 load: Load::Uses { uses: settings.http_requests.max(1), units: 1 },
+                dialled: true,
             }),
             content_topics: Vec::new(),
             duration: Seconds::new(settings.duration)?,
@@ -178,9 +194,13 @@ impl HttpMarket for Market {
             })
             .cloned()
         };
+        // Who fell silent or broke its word is paid no more; who is busy may have another turn.
+        let ended = match observation.ending {
+            HttpEnding::Unavailable { .. } => Failure::Unsuitable,
+            _ => Failure::Assessed,
+        };
         if let Some(session) = failed
-            // It is assessed already.
-            && let Err(error) = session.failed(&Failure::Unsuitable).await
+            && let Err(error) = session.failed(&ended).await
         {
             tracing::warn!(code = error.code(), %error, "a provider that failed is not left out");
         }

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod buyer;
 pub(crate) mod doctor;
 pub(crate) mod gateway;
+pub(crate) mod inference;
 pub(crate) mod init;
 pub(crate) mod node;
 pub(crate) mod paid;

@@ -142,6 +142,10 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
     if sold.turn {
         services.add(Arc::new(super::turn::service(&settings.turn).await?)).map_err(refused)?;
     }
+    if sold.inference {
+        let service = super::inference::service(context, &settings.inference, &node).await?;
+        services.add(Arc::new(service)).map_err(refused)?;
+    }
     for upstream in settings.http.iter().filter(|_| sold.http) {
         services.add(Arc::new(HttpService::new(node.clone(), http(upstream)?).map_err(refused)?)).map_err(refused)?;
     }
@@ -216,6 +220,7 @@ struct Sold {
     lightpush: bool,
     http: bool,
     turn: bool,
+    inference: bool,
 }
 
 impl Sold {
@@ -228,10 +233,11 @@ impl Sold {
                 "lightpush" => &mut sold.lightpush,
                 "http" => &mut sold.http,
                 "turn" => &mut sold.turn,
+                "inference" => &mut sold.inference,
                 other => {
                     return Err(CliError::Input {
                         reason: format!(
-                            "provider.services names '{other}': store, filter, lightpush, http and turn can be sold"
+                            "provider.services names '{other}': store, filter, lightpush, http, turn and inference can be sold"
                         ),
                     });
                 }

@@ -109,6 +109,7 @@ fn want(context: &Context, args: &args::Turn) -> Result<Want, CliError> {
             needs: Vec::new(),
             unit: UseUnit::Minute,
             load: Load::Quota(args.calls),
+            dialled: true,
         }),
         content_topics: Vec::new(),
         duration: Seconds::new(args.duration.unwrap_or(context.config.gateway.duration))?,

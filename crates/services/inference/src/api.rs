@@ -64,6 +64,8 @@ pub struct ChatRequest {
     pub max_tokens: Option<u32>,
     /// 0 to 2, in thousandths; `None` for the backend's own.
     pub temperature_milli: Option<u32>,
+    /// Share of the likeliest tokens that are drawn from, 1 to 1000 thousandths; `None` for the backend's own.
+    pub top_p_milli: Option<u32>,
     /// Seed of the sampling.
     pub seed: Option<u64>,
     /// Texts at which the answer ends, at most 4 of 1 to 64 bytes.
@@ -79,6 +81,7 @@ impl ChatRequest {
             messages: vec![ChatMessage::user(question)],
             max_tokens: None,
             temperature_milli: None,
+            top_p_milli: None,
             seed: None,
             stop: Vec::new(),
         }

@@ -208,6 +208,9 @@ impl InferenceClient {
         let (own, receipt) = (RequestTickets::default(), Receipt::default());
         let asking = Asking { client: self.clone(), answer, credit_key, prompt, tickets, own, receipt };
         let (talk, receipt, asking) = asking.begin().await?;
+        if max_tokens > self.sale().slice {
+            self.prepare_slice(&asking.receipt);
+        }
         let (events, incoming) = mpsc::channel(EVENTS);
         tokio::spawn(Reading { asking, talk, receipt, events, slice: 0, bytes: 0 }.run());
         Ok(stream::unfold(incoming, |mut incoming| async move { Some((incoming.recv().await?, incoming)) }).boxed())
@@ -252,6 +255,22 @@ impl InferenceClient {
                 Err(error.into())
             }
         }
+    }
+
+    /// Proves the ticket of the next slice while this one is read: the answer doesn't wait for the proof then.
+    fn prepare_slice(&self, receipt: &Receipt) {
+        let tickets = self.sale().slice_tickets();
+        if receipt.tickets + tickets > self.parts.caps.tickets_per_prompt {
+            return;
+        }
+        let source = Arc::clone(&self.parts.tickets);
+        let count = u8::try_from(tickets).unwrap_or(u8::MAX);
+        tokio::spawn(async move {
+            let Ok(slot) = source.current_slot() else { return };
+            if let Err(error) = source.prepare(slot, count, 1).await {
+                tracing::debug!(code = error.code(), %error, "no ticket was made ahead");
+            }
+        });
     }
 
     fn paid(&self, ticket: &MadeTicket, payload: Vec<u8>) -> Vec<u8> {
@@ -456,6 +475,7 @@ impl Reading {
                 self.talk.put_back(event);
                 self.slice = slice;
                 self.asking.receipt.slices = slice;
+                client.prepare_slice(&self.asking.receipt);
                 return Ok(());
             };
             let reason = refusal(status, &description)?;

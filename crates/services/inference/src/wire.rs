@@ -27,6 +27,8 @@ pub const MAX_STOPS: usize = 4;
 pub const MAX_STOP_BYTES: usize = 64;
 /// Highest temperature, thousandths.
 pub const MAX_TEMPERATURE_MILLI: u32 = 2000;
+/// Highest share of the likeliest tokens, thousandths.
+pub const MAX_TOP_P_MILLI: u32 = 1000;
 /// Bytes of text in one chunk at most: every chunk fits the smallest sealed box, so all chunks are of one size on the wire.
 pub const MAX_CHUNK_TEXT: usize = 768;
 /// Chunks in one answer on a direct stream at most.
@@ -263,6 +265,7 @@ impl Prompt {
             messages: self.request.messages.iter().map(message).collect(),
             max_tokens: self.max_tokens,
             temperature_milli: self.request.temperature_milli,
+            top_p_milli: self.request.top_p_milli,
             seed: self.request.seed,
             stop: self.request.stop.clone(),
             credit_key: self.credit_key.as_bytes().to_vec(),
@@ -289,6 +292,7 @@ impl Prompt {
                 messages,
                 max_tokens: Some(prompt.max_tokens),
                 temperature_milli: prompt.temperature_milli,
+                top_p_milli: prompt.top_p_milli,
                 seed: prompt.seed,
                 stop: prompt.stop,
             },
@@ -316,6 +320,9 @@ pub fn check(request: &ChatRequest) -> Result<(), WireError> {
     }
     let temperature = request.temperature_milli.unwrap_or_default();
     wire::in_range("temperature_milli", temperature.into(), 0, MAX_TEMPERATURE_MILLI.into())?;
+    if let Some(top_p) = request.top_p_milli {
+        wire::in_range("top_p_milli", top_p.into(), 1, MAX_TOP_P_MILLI.into())?;
+    }
     Ok(())
 }
 

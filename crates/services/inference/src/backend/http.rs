@@ -198,6 +198,9 @@ impl Backend for HttpBackend {
         if let Some(milli) = request.temperature_milli {
             body["temperature"] = json!(f64::from(milli) / 1000.0);
         }
+        if let Some(milli) = request.top_p_milli {
+            body["top_p"] = json!(f64::from(milli) / 1000.0);
+        }
         if let Some(seed) = request.seed {
             body["seed"] = json!(seed);
         }
