@@ -35,8 +35,8 @@ wait_line() {
   printf '%s' "$line"
 }
 
-# field EXPRESSION: from the JSON on standard input, e.g. field addresses[0]
-field() { node -e 'let s="";process.stdin.on("data",d=>s+=d).on("end",()=>{const p=process.argv[1],v=eval("JSON.parse(s)"+(p.startsWith("[")?"":".")+p);console.log(typeof v==="object"?JSON.stringify(v):v)})' "$1"; }
+# field EXPRESSION: from the JSON on standard input, e.g. field addresses[0]; fails where there is none
+field() { node -e 'let s="";process.stdin.on("data",d=>s+=d).on("end",()=>{if(!s.trim())process.exit(1);const p=process.argv[1],v=eval("JSON.parse(s)"+(p.startsWith("[")?"":".")+p);console.log(typeof v==="object"?JSON.stringify(v):v)})' "$1"; }
 
 free_port() { node -e 'const s=require("net").createServer().listen(0,"127.0.0.1",()=>{console.log(s.address().port);s.close()})'; }
 

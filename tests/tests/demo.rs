@@ -17,7 +17,7 @@ fn demo() -> Output {
 }
 
 #[test]
-fn a_buyer_goes_through_all_eight_steps_and_the_books_balance() {
+fn a_buyer_goes_through_all_eight_steps_and_all_five_families_and_the_books_balance() {
     let output = demo();
     let text = String::from_utf8_lossy(&output.stdout);
     let complaint = String::from_utf8_lossy(&output.stderr);
@@ -28,6 +28,14 @@ fn a_buyer_goes_through_all_eight_steps_and_the_books_balance() {
     assert!(text.contains("payment_required:"), "the unpaid query was not refused as such\n{text}");
     assert!(text.contains("replayed: nullifier"), "the replayed ticket was not refused as such\n{text}");
     assert!(text.contains("assessment: 1.000"), "a complete answer is not assessed as one\n{text}");
+
+    for family in ["store", "lightpush", "filter", "turn", "inference"] {
+        let rated = std::fs::read_to_string(root().join(format!("build/demo/rated.{family}.json"))).expect("a rating");
+        let rated: serde_json::Value = serde_json::from_str(&rated).expect("JSON");
+        let good = rated["score"].as_f64().expect("a score") > 0.5;
+        assert_eq!((rated["published"].as_bool(), good), (Some(true), family != "store"), "{family}: {rated}");
+    }
+    assert!(text.contains("all 25 messages came"), "round 2 chose no better\n{text}");
 
     let query = std::fs::read_to_string(root().join("build/demo/query.json")).expect("the query's report");
     let query: serde_json::Value = serde_json::from_str(&query).expect("JSON");
@@ -41,11 +49,12 @@ fn a_buyer_goes_through_all_eight_steps_and_the_books_balance() {
     let number = |book: &serde_json::Value, key: &str| -> u128 {
         book[key].as_str().expect("a number of base units").parse().expect("a number")
     };
-    let (buyer, provider) = (books("buyer"), books("provider"));
-    let accounted: u128 = [&buyer, &provider]
+    let all = ["buyer", "hollow", "east", "shopper", "provider"].map(books);
+    let provider = &all[4];
+    let accounted: u128 = all
         .iter()
         .flat_map(|book| ["notes", "streams_unpaid", "burnt"].map(|key| number(book, key)))
         .sum();
-    assert_eq!(number(&provider, "pool_balance"), accounted);
-    assert!(number(&provider, "burnt") > 0, "a claim burns its share");
+    assert_eq!(number(provider, "pool_balance"), accounted);
+    assert!(number(provider, "burnt") > 0, "a claim burns its share");
 }

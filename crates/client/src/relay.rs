@@ -20,6 +20,9 @@ use crate::discover::Directory;
 /// Time between two questions about a transaction.
 const STATUS_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How long relayers are listened for when none is known: each repeats its announcement, and archives keep it.
+const LISTENING: Duration = Duration::from_secs(10);
+
 /// How long a transaction is asked about before its outcome is unknown.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -106,7 +109,13 @@ impl Submitter for RelaySubmitter {
     /// Asks relayers for a signed quote until one gives it; a silent or dear one is passed over.
     async fn terms(&self, kind: OperationKind) -> Result<SendTerms, Rejection> {
         let operation = operation(kind);
-        let known = self.directory.relayers();
+        let mut known = self.directory.relayers();
+        if known.is_empty() {
+            if let Err(error) = self.directory.discover_at_least(0, LISTENING).await {
+                tracing::warn!(code = error.code(), %error, "relayers can't be listened for");
+            }
+            known = self.directory.relayers();
+        }
         let mut last = if known.is_empty() {
             "no relayer is known: run `tributary discover`, or send with --direct".to_owned()
         } else {

@@ -254,6 +254,9 @@ impl Sold {
         bit(self.store, ServiceFamilies::STORE)
             | bit(self.filter, ServiceFamilies::FILTER)
             | bit(self.lightpush, ServiceFamilies::LIGHTPUSH)
+            | bit(self.turn, ServiceFamilies::TURN)
+            | bit(self.inference, ServiceFamilies::INFERENCE)
+            | bit(self.http, ServiceFamilies::OTHER)
     }
 }
 

@@ -4,6 +4,8 @@
 mod common;
 #[path = "../../waku/tests/support/mod.rs"]
 mod support;
+#[path = "unlinkable/mod.rs"]
+mod unlinkable;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -142,7 +144,7 @@ struct Shop {
     node: NodeHandle,
     service: InferenceService,
     till: Till,
-    _dir: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 async fn shop() -> Shop {
@@ -161,7 +163,7 @@ async fn shop_with(max_answers: usize) -> Shop {
     let service = InferenceService::new(node.clone(), selling, Arc::new(backend), clock).unwrap();
     let till = Till::new(service_id(), Arc::clone(&world.checker), service.free_tier(), world.offer.subscribe());
     service.start(till.clone()).await.unwrap();
-    Shop { _world: world, model, node, service, till, _dir: dir }
+    Shop { _world: world, model, node, service, till, folder: dir }
 }
 
 static BUYERS: AtomicU64 = AtomicU64::new(1);
