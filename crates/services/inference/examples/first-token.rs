@@ -3,6 +3,8 @@
 //!
 //! `cargo run --workspace --example first-token --features tributary-service-inference/embedded`, after `script/model`.
 
+#[path = "../../../provider/tests/common/mod.rs"]
+mod common;
 #[path = "../tests/market/mod.rs"]
 mod market;
 
@@ -30,11 +32,8 @@ async fn main() {
         }
     };
     let ModelInfo { model, quantisation, context } = backend.info().clone();
-    let request = ChatRequest {
-        temperature_milli: Some(0),
-        max_tokens: Some(TOKENS),
-        ..ChatRequest::ask(&*model, "What is the capital of France?")
-    };
+    let request =
+        ChatRequest { temperature_milli: Some(0), max_tokens: Some(TOKENS), ..ChatRequest::ask(&*model, "Say yes.") };
     let sale = Sale {
         model,
         quantisation,
@@ -60,7 +59,7 @@ async fn main() {
         direct.push(from_market(&stream, request.clone()).await);
     }
     println!("first token, {TRIES} tries each, ms                p50      p95");
-    let mut shown = |name: &str, times: &mut Vec<Duration>| {
+    let shown = |name: &str, times: &mut Vec<Duration>| {
         times.remove(0);
         times.sort_unstable();
         let at = |share: f64| times[((TRIES as f64 * share).ceil() as usize).clamp(1, TRIES) - 1].as_secs_f64() * 1e3;

@@ -1,5 +1,7 @@
 //! Prompts bought over Waku relay and over direct streams: real nodes, a real HTTP server behind the provider, proofs that really verify.
 
+#[path = "../../../provider/tests/common/mod.rs"]
+mod common;
 mod market;
 
 use std::net::SocketAddr;

@@ -1,5 +1,7 @@
 //! A real language model inside the provider. `script/model` fetches it.
 
+#[path = "../../../provider/tests/common/mod.rs"]
+mod common;
 mod market;
 
 use std::path::PathBuf;
@@ -17,7 +19,7 @@ use tributary_service_inference::{
 
 const MODEL: &str = "SmolLM2-135M-Instruct";
 const SHA256: &str = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
-const QUESTION: &str = "What is the capital of France?";
+const QUESTION: &str = "What is the capital of France? Answer in one sentence.";
 /// What it answers, and in how many tokens.
 const ANSWER: (&str, u32) = ("The capital of France is Paris.", 7);
 
@@ -98,8 +100,8 @@ async fn it_answers_and_says_the_same_twice() {
     for _ in 0..2 {
         let said = ask(&model, greedy(QUESTION), 16).await;
         assert_eq!((said.text.as_str(), said.tokens), ANSWER);
-        // By the makers' own tokenizer: 21 of the instructions, 12 of the question's turn, 3 that begin the answer.
-        assert_eq!(said.usage, Usage { prompt_tokens: 36, completion_tokens: ANSWER.1 });
+        // 21 of the template's instructions, 17 of the question's turn, 4 that begin the answer.
+        assert_eq!(said.usage, Usage { prompt_tokens: 42, completion_tokens: ANSWER.1 });
         assert_eq!(said.reason, FinishReason::Stop);
     }
 }
@@ -189,7 +191,7 @@ async fn an_answer_is_bought_slice_by_slice_and_is_generated_no_further_than_it_
     let buyer = Buyer::of(&shop, Transport::Relay, SpendingCaps::default()).await;
     let answer = buyer.chat(greedy(QUESTION)).await.unwrap();
     assert_eq!((answer.text.as_str(), answer.reason), (ANSWER.0, FinishReason::Stop));
-    assert_eq!(answer.usage, Usage { prompt_tokens: 36, completion_tokens: ANSWER.1 });
+    assert_eq!(answer.usage, Usage { prompt_tokens: 42, completion_tokens: ANSWER.1 });
     // Seven tokens are two slices of four.
     assert_eq!((answer.receipt.tickets, answer.receipt.slices), (2, 1));
     assert_eq!((buyer.used(), shop.till.counters().paid, shop.till.counters().failed), (2, 2, 0));

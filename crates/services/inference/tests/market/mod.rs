@@ -2,8 +2,6 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
-#[path = "../../../../provider/tests/common/mod.rs"]
-pub(crate) mod common;
 #[path = "../../../waku/tests/support/mod.rs"]
 mod support;
 
@@ -12,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use self::common::{S, World, at};
 use self::support::Source;
+use crate::common::{S, World, at};
 use futures::StreamExt as _;
 use tributary_market::clock::ManualClock as MarketClock;
 use tributary_market::node::connect;
@@ -28,7 +26,8 @@ use tributary_service_inference::{
 };
 use tributary_waku::{ClusterId, ManualClock, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits, Sharding, Timestamp};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A machine that does other work takes its time over a model.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} took too long"))
