@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use market::{Buyer, Shop};
 use tributary_service_inference::backend::{Backend, Embedded, EmbeddedConfig, Job, ModelInfo, Piece};
-use tributary_service_inference::{ChatEvent, ChatRequest, Sale, SpendingCaps, Transport};
+use tributary_service_inference::{ChatEvent, ChatRequest, Sale, SpendingCaps, Timing, Transport};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../build/models/SmolLM2-135M-Instruct.Q4_1.gguf");
 const TRIES: usize = 20;
@@ -47,7 +47,8 @@ async fn main() {
         direct: true,
         key: None,
     };
-    let shop = Shop::open(Arc::clone(&backend) as Arc<dyn Backend>, sale, 8).await;
+    let mut shop = Shop::open(Arc::clone(&backend) as Arc<dyn Backend>, sale, 8).await;
+    shop.timing = Timing::default();
     let caps = SpendingCaps { tickets_per_day: 1000, ..SpendingCaps::default() };
     let relay = Buyer::of(&shop, Transport::Relay, caps).await;
     let stream = Buyer::of(&shop, Transport::Direct, caps).await;

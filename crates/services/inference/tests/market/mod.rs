@@ -55,6 +55,8 @@ pub(crate) struct Shop {
     pub(crate) node: NodeHandle,
     service: InferenceService,
     pub(crate) till: Till,
+    /// How long its buyers wait.
+    pub(crate) timing: Timing,
     _dir: tempfile::TempDir,
 }
 
@@ -69,7 +71,8 @@ impl Shop {
         let service = InferenceService::new(node.clone(), config, backend, clock).unwrap();
         let till = Till::new(service_id(), Arc::clone(&world.checker), service.free_tier(), world.offer.subscribe());
         service.start(till.clone()).await.unwrap();
-        Self { _world: world, node, service, till, _dir: dir }
+        let timing = Timing { silence: Duration::from_secs(1), attempts: 3, patience: Duration::from_secs(20) };
+        Self { _world: world, node, service, till, timing, _dir: dir }
     }
 }
 
@@ -117,7 +120,7 @@ impl Buyer {
             book: Arc::new(SpendingBook::open(&folder.join("spending.json")).unwrap()),
             purse: Some(Arc::new(CreditPurse::open(&folder.join("credits.json")).unwrap())),
             transport,
-            timing: Timing { silence: Duration::from_secs(1), attempts: 3, patience: Duration::from_secs(20) },
+            timing: shop.timing,
         })
         .unwrap()
     }
