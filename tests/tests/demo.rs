@@ -51,10 +51,8 @@ fn a_buyer_goes_through_all_eight_steps_and_all_five_families_and_the_books_bala
     };
     let all = ["buyer", "hollow", "east", "shopper", "provider"].map(books);
     let provider = &all[4];
-    let accounted: u128 = all
-        .iter()
-        .flat_map(|book| ["notes", "streams_unpaid", "burnt"].map(|key| number(book, key)))
-        .sum();
+    let accounted: u128 =
+        all.iter().flat_map(|book| ["notes", "streams_unpaid", "burnt"].map(|key| number(book, key))).sum();
     assert_eq!(number(provider, "pool_balance"), accounted);
     assert!(number(provider, "burnt") > 0, "a claim burns its share");
 }

@@ -394,8 +394,10 @@ pub(crate) struct Inference {
     pub(crate) tickets_out: u32,
     /// Whether direct streams are served besides relay.
     pub(crate) direct: bool,
-    /// Answers at work at once.
+    /// Answers at work at once, those included that wait for the embedded model.
     pub(crate) answers: usize,
+    /// embedded: answers that the model works on at once.
+    pub(crate) generations: usize,
     /// Free prompts for each peer and hour, on direct streams.
     pub(crate) free_prompts: u32,
 }
@@ -602,6 +604,7 @@ impl Default for Inference {
             tickets_out: 4,
             direct: true,
             answers: 8,
+            generations: 2,
             free_prompts: 0,
         }
     }

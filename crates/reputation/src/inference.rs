@@ -211,8 +211,11 @@ mod tests {
         // One token a second.
         let slow = InferenceObservation { whole: Duration::from_millis(40_300), ..observed() };
         near(&slow, 0.8, 1.0);
-        let late =
-            InferenceObservation { first_text: Some(Duration::from_secs(30)), whole: Duration::from_secs(31), ..observed() };
+        let late = InferenceObservation {
+            first_text: Some(Duration::from_secs(30)),
+            whole: Duration::from_secs(31),
+            ..observed()
+        };
         near(&late, 0.8, 1.0);
         // Two tokens tell nothing of a rate.
         near(&InferenceObservation { tokens: 2, whole: Duration::from_secs(10), ..observed() }, 1.0, 1.0);

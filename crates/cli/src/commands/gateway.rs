@@ -65,10 +65,8 @@ pub(crate) async fn run(context: &Context, args: &args::Gateway) -> Result<(), C
     let models = Models::open(context, &buyer, &args.buying, None, false, None, tell)?;
     let market = Arc::new(Market { buyer: buyer.clone(), plan, sessions: Mutex::default() });
     // One line for each family.
-    let surfaces: Vec<Arc<dyn Surface>> = vec![
-        Arc::new(HttpSurface::new(market)),
-        Arc::new(OpenAi::new(Arc::new(MarketModel::new(Arc::new(models))))),
-    ];
+    let surfaces: Vec<Arc<dyn Surface>> =
+        vec![Arc::new(HttpSurface::new(market)), Arc::new(OpenAi::new(Arc::new(MarketModel::new(Arc::new(models)))))];
 
     let file = folder.join(TOKEN_FILE);
     let token = Token::create(file.clone()).map_err(|error| CliError::Write { file, error })?;

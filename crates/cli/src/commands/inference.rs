@@ -26,6 +26,8 @@ use tributary_reputation::{
     Verdict,
     inference::{Digest, InferenceAssessor, InferenceEnding, InferenceObservation},
 };
+#[cfg(feature = "embedded")]
+use tributary_service_inference::backend::{Embedded, EmbeddedConfig};
 use tributary_service_inference::{
     ChatEvent, ChatMessage, ChatRequest, ChatStream, Counter, CreditPurse, Desk, FinishReason, InferenceClient,
     InferenceClientParts, InferenceConfig, InferenceError, InferenceMarket, InferenceService, Offered, Role, Sale,
@@ -83,15 +85,31 @@ pub(crate) async fn service(
     if settings.model.is_empty() {
         return Err(input("provider.services names inference, and provider.inference.model is empty: name it".into()));
     }
+    let mut sale = Sale {
+        model: settings.model.clone(),
+        quantisation: settings.quantisation.clone(),
+        context: settings.context,
+        hardware: settings.hardware.clone(),
+        loaded: false,
+        max_output: settings.max_output,
+        slice: settings.slice,
+        tickets_in: settings.tickets_in,
+        tickets_out: settings.tickets_out,
+        direct: settings.direct,
+        key: None,
+    };
     let backend: Arc<dyn Backend> = match settings.backend.as_str() {
         "http" => Arc::new(http(context, settings)?),
+        #[cfg(feature = "embedded")]
+        "embedded" => Arc::new(embedded(context, settings, &mut sale).await?),
         other => {
-            return Err(input(format!("provider.inference.backend '{other}' is not in this build: http is")));
+            let built = if cfg!(feature = "embedded") { "http and embedded are" } else { "http is" };
+            return Err(input(format!("provider.inference.backend '{other}' is not in this build: {built}")));
         }
     };
     // A server that is started later is found by the first prompt.
     let named = settings.backend_model.as_ref().unwrap_or(&settings.model);
-    let loaded = match backend.models().await {
+    sale.loaded = match backend.models().await {
         Ok(models) if models.contains(named) => true,
         Ok(models) => {
             let few: Vec<_> = models.iter().take(8).map(String::as_str).collect();
@@ -105,30 +123,14 @@ pub(crate) async fn service(
             false
         }
     };
-    let sale = Sale {
-        model: settings.model.clone(),
-        quantisation: settings.quantisation.clone(),
-        context: settings.context,
-        hardware: settings.hardware.clone(),
-        loaded,
-        max_output: settings.max_output,
-        slice: settings.slice,
-        tickets_in: settings.tickets_in,
-        tickets_out: settings.tickets_out,
-        direct: settings.direct,
-        key: None,
-    };
     let folder = context.file(FOLDER);
     fs::create_dir_all(&folder).map_err(|error| CliError::Write { file: folder.clone(), error })?;
     let free = match settings.free_prompts {
         0 => FreeTierLimits::NONE,
         per_peer => FreeTierLimits { per_peer, total: per_peer.saturating_mul(100), window: 3600 },
     };
-    let config = InferenceConfig {
-        max_answers: settings.answers,
-        free,
-        ..InferenceConfig::new(service_id()?, sale, folder)
-    };
+    let config =
+        InferenceConfig { max_answers: settings.answers, free, ..InferenceConfig::new(service_id()?, sale, folder) };
     InferenceService::new(node.clone(), config, backend, Arc::new(SystemClock)).map_err(refused)
 }
 
@@ -147,6 +149,35 @@ fn http(context: &Context, settings: &Inference) -> Result<HttpBackend, CliError
         ..HttpBackendConfig::new(settings.base_url.clone())
     };
     HttpBackend::new(config).map_err(refused)
+}
+
+/// The model of a file. What the file says of itself is offered.
+#[cfg(feature = "embedded")]
+async fn embedded(context: &Context, settings: &Inference, sale: &mut Sale) -> Result<Embedded, CliError> {
+    let path = settings.weights.as_ref().ok_or_else(|| {
+        input(
+            "provider.inference.backend is embedded, and provider.inference.weights is empty: name a GGUF file".into(),
+        )
+    })?;
+    let path = if path.is_absolute() { path.clone() } else { context.file(&path.to_string_lossy()) };
+    let sha256 = settings.weights_sha256.as_deref().map(|text| {
+        let bytes = hex::decode(text).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.ok_or_else(|| input("provider.inference.weights_sha256 takes 64 hexadecimal digits".into()))
+    });
+    let generations = settings.generations.max(1);
+    let config = EmbeddedConfig {
+        sha256: sha256.transpose()?,
+        model: Some(settings.model.clone()),
+        generations,
+        // Each answer that is let in is paid: none may find the queue full.
+        waiting: settings.answers.saturating_sub(generations),
+        ..EmbeddedConfig::new(path)
+    };
+    let model = Embedded::open(config).await.map_err(refused)?;
+    sale.quantisation.clone_from(&model.info().quantisation);
+    sale.context = sale.context.min(model.info().context);
+    sale.max_output = sale.max_output.min(sale.context);
+    Ok(model)
 }
 
 /// Providers of models, found, paid and judged.

@@ -134,8 +134,7 @@ impl ChatModel for MarketModel {
 
     async fn chat(&self, request: openai::ChatRequest) -> Result<openai::ChatStream, ChatError> {
         let model = request.model.clone();
-        let events =
-            self.desk.ask(read(request), None).await.map_err(|error| told(&error, &model))?;
+        let events = self.desk.ask(read(request), None).await.map_err(|error| told(&error, &model))?;
         let events = events.flat_map(move |event| {
             stream::iter(match event {
                 Ok(ChatEvent::Delta(text)) => vec![Ok(openai::ChatEvent::Delta(text))],
@@ -383,10 +382,10 @@ mod tests {
         assert_eq!(status(refused(Reason::PaymentRequired)), 402);
         assert_eq!(status(refused(Reason::Unavailable)), 503);
         assert_eq!(status(refused(Reason::SpentUnserved)), 502);
-        assert_eq!(ending(&refused(Reason::SpentUnserved)), InferenceEnding::FailedAfterPayment {
-            reason: "the provider refused: x".into(),
-            credited: false
-        });
+        assert_eq!(
+            ending(&refused(Reason::SpentUnserved)),
+            InferenceEnding::FailedAfterPayment { reason: "the provider refused: x".into(), credited: false }
+        );
         assert!(matches!(ending(&failed(FailureCode::BadPrompt)), InferenceEnding::BuyerError { .. }));
     }
 }

@@ -2,59 +2,29 @@
 
 #[path = "../../../provider/tests/common/mod.rs"]
 mod common;
-#[path = "../../waku/tests/support/mod.rs"]
-mod support;
+mod market;
 #[path = "unlinkable/mod.rs"]
 mod unlinkable;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::{S, World, at};
 use futures::StreamExt as _;
+use market::{Buyer, node, within};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use support::Source;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tributary_market::clock::ManualClock as MarketClock;
-use tributary_market::node::connect;
-use tributary_market::offer::ServiceId;
-use tributary_provider::service::Service as _;
-use tributary_provider::store::OnMissing;
-use tributary_provider::till::Till;
 use tributary_service_inference::backend::{HttpBackend, HttpBackendConfig};
 use tributary_service_inference::{
-    ChatEvent, ChatRequest, Counter, CreditPurse, FailureCode, FinishReason, InferenceClient, InferenceClientParts,
-    InferenceConfig, InferenceError, InferenceService, Receipt, Sale, SpendingBook, SpendingCaps, Timing, Transport,
-    Usage,
+    ChatEvent, ChatRequest, FailureCode, FinishReason, InferenceError, Sale, SpendingCaps, Transport, Usage,
 };
-use tributary_waku::{ClusterId, ManualClock, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits, Sharding, Timestamp};
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const MODEL: &str = "counting-model";
 /// Tokens of one slice.
 const SLICE: u32 = 8;
-
-async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} took too long"))
-}
-
-fn service_id() -> ServiceId {
-    "inference-test".parse().unwrap()
-}
-
-fn config(key: NodeKey) -> NodeConfig {
-    NodeConfig {
-        limits: NodeLimits::shared_address(),
-        clock: Arc::new(ManualClock::new(Timestamp::from_secs(S as i64))),
-        listen: vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()],
-        ..NodeConfig::new(key, ClusterId(42), Sharding::Auto { shards: 8 })
-    }
-}
 
 /// An OpenAI-compatible server that counts: a prompt "count 20" is answered by twenty words, a piece each. What it is asked is kept.
 struct Model {
@@ -139,12 +109,15 @@ fn sale() -> Sale {
 }
 
 struct Shop {
-    _world: World,
     model: Model,
-    node: NodeHandle,
-    service: InferenceService,
-    till: Till,
-    folder: tempfile::TempDir,
+    market: market::Shop,
+}
+
+impl std::ops::Deref for Shop {
+    type Target = market::Shop;
+    fn deref(&self) -> &market::Shop {
+        &self.market
+    }
 }
 
 async fn shop() -> Shop {
@@ -153,99 +126,10 @@ async fn shop() -> Shop {
 
 /// With room for so many answers at once.
 async fn shop_with(max_answers: usize) -> Shop {
-    let dir = tempfile::tempdir().unwrap();
-    let world = World::open(&dir.path().join("nullifiers.db"), OnMissing::NewPayee, S + 5).await;
     let model = Model::start().await;
-    let node = Node::spawn(config(NodeKey::generate())).await.unwrap();
     let backend = HttpBackend::new(HttpBackendConfig::new(format!("http://{}/v1", model.address))).unwrap();
-    let selling = InferenceConfig { max_answers, ..InferenceConfig::new(service_id(), sale(), dir.path().to_owned()) };
-    let clock = Arc::new(MarketClock::new(at(S + 5)));
-    let service = InferenceService::new(node.clone(), selling, Arc::new(backend), clock).unwrap();
-    let till = Till::new(service_id(), Arc::clone(&world.checker), service.free_tier(), world.offer.subscribe());
-    service.start(till.clone()).await.unwrap();
-    Shop { _world: world, model, node, service, till, folder: dir }
-}
-
-static BUYERS: AtomicU64 = AtomicU64::new(1);
-
-struct Buyer {
-    client: InferenceClient,
-    tickets: Arc<Source>,
-    folder: tempfile::TempDir,
-}
-
-impl Buyer {
-    async fn of(shop: &Shop, transport: Transport, caps: SpendingCaps) -> Self {
-        let node = Node::spawn(config(NodeKey::generate())).await.unwrap();
-        connect(&node, shop.node.peer_id(), &shop.node.listen_addrs()).await.unwrap();
-        let first = 100_000 * BUYERS.fetch_add(1, Ordering::SeqCst);
-        let tickets = Arc::new(Source::new(MarketClock::new(at(S + 5)), first));
-        let folder = tempfile::tempdir().unwrap();
-        let client = Self::client(shop, node, Arc::clone(&tickets), folder.path(), transport, caps);
-        Self { client, tickets, folder }
-    }
-
-    fn client(
-        shop: &Shop,
-        node: NodeHandle,
-        tickets: Arc<Source>,
-        folder: &Path,
-        transport: Transport,
-        caps: SpendingCaps,
-    ) -> InferenceClient {
-        let entry = shop.service.entry();
-        let counter = Counter {
-            provider: shop.node.peer_id(),
-            addresses: shop.node.listen_addrs(),
-            service: service_id(),
-            sale: Sale::read(&entry).unwrap(),
-        };
-        InferenceClient::new(InferenceClientParts {
-            node,
-            counter,
-            tickets,
-            caps,
-            book: Arc::new(SpendingBook::open(&folder.join("spending.json")).unwrap()),
-            purse: Some(Arc::new(CreditPurse::open(&folder.join("credits.json")).unwrap())),
-            transport,
-            timing: Timing { silence: Duration::from_secs(1), attempts: 3, patience: Duration::from_secs(20) },
-        })
-        .unwrap()
-    }
-
-    fn used(&self) -> u64 {
-        self.tickets.next() % 100_000
-    }
-
-    /// The whole answer.
-    async fn ask(&self, question: &str) -> Result<Answer, (String, InferenceError)> {
-        within(question, async {
-            let mut text = String::new();
-            let mut stream = match self.client.chat(ChatRequest::ask(MODEL, question)).await {
-                Ok(stream) => stream,
-                Err(error) => return Err((text, error)),
-            };
-            while let Some(event) = stream.next().await {
-                match event {
-                    Ok(ChatEvent::Delta(more)) => text.push_str(&more),
-                    Ok(ChatEvent::Finished { reason, usage, receipt }) => {
-                        return Ok(Answer { text, reason, usage, receipt });
-                    }
-                    Err(error) => return Err((text, error)),
-                }
-            }
-            panic!("the answer ended without an end");
-        })
-        .await
-    }
-}
-
-#[derive(Debug)]
-struct Answer {
-    text: String,
-    reason: FinishReason,
-    usage: Usage,
-    receipt: Receipt,
+    let market = market::Shop::open(Arc::new(backend), sale(), max_answers).await;
+    Shop { model, market }
 }
 
 fn counted(words: u64) -> String {
@@ -319,7 +203,7 @@ async fn the_cap_of_a_day_outlives_the_program() {
     let caps = SpendingCaps { tickets_per_day: 2, ..SpendingCaps::default() };
     let mut buyer = Buyer::of(&shop, Transport::Direct, caps).await;
     buyer.ask("count 5").await.unwrap();
-    let node = Node::spawn(config(NodeKey::generate())).await.unwrap();
+    let node = node().await;
     let tickets = Arc::clone(&buyer.tickets);
     buyer.client = Buyer::client(&shop, node, tickets, buyer.folder.path(), Transport::Direct, caps);
     buyer.ask("count 5").await.unwrap();

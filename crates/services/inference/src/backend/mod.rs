@@ -9,8 +9,12 @@ use futures::stream::BoxStream;
 use crate::api::{ChatRequest, FinishReason, Usage};
 use crate::wire::FailureCode;
 
+#[cfg(feature = "embedded")]
+mod embedded;
 mod http;
 
+#[cfg(feature = "embedded")]
+pub use embedded::{Embedded, EmbeddedConfig, EmbeddedError, ModelInfo};
 pub use http::{HttpBackend, HttpBackendConfig, HttpBackendError};
 
 /// What a backend is asked.
@@ -75,6 +79,20 @@ pub enum BackendError {
         /// Why.
         reason: String,
     },
+    /// As many answers wait as may.
+    #[error("{waiting} answers wait for the model already: ask again in a while")]
+    Busy {
+        /// Answers at work and waiting.
+        waiting: usize,
+    },
+    /// Prompt and answer don't fit the context.
+    #[error("the prompt has {tokens} tokens, the model takes at most {max} with room for an answer: shorten it")]
+    TooLong {
+        /// Tokens of the prompt, with those of the chat's form.
+        tokens: usize,
+        /// Tokens that a prompt may have.
+        max: usize,
+    },
     /// The engine failed.
     #[error("the model failed: {reason}")]
     Engine {
@@ -95,6 +113,8 @@ impl BackendError {
             Self::Malformed { .. } => "TRB-N205",
             Self::BadPrompt { .. } => "TRB-N206",
             Self::Engine { .. } => "TRB-N207",
+            Self::Busy { .. } => "TRB-N208",
+            Self::TooLong { .. } => "TRB-N209",
         }
     }
 
@@ -104,7 +124,7 @@ impl BackendError {
         match self {
             Self::Silent { .. } => FailureCode::BackendSilent,
             Self::CutOff => FailureCode::CutOff,
-            Self::BadPrompt { .. } => FailureCode::BadPrompt,
+            Self::BadPrompt { .. } | Self::TooLong { .. } => FailureCode::BadPrompt,
             _ => FailureCode::BackendFailed,
         }
     }
