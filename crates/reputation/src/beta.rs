@@ -6,6 +6,9 @@
 //! A provider that served well for a month and then turns would live on that month for many uses more. So the last uses are counted a
 //! second time, each new one halving those before it; they can lower a score, and never raise it. After one failure a good provider still
 //! comes before those whom nobody knows, after two it doesn't.
+//!
+//! A provider that fails one use in ten has a good score for ever, and whoever stays with the first good one stays with it. So a buyer
+//! also knows what providers are worth that it goes to for the first time ([`Newcomers`]), and whoever serves less than that is outdone.
 
 use serde::{Deserialize, Serialize};
 use tributary_protocol::time::{Seconds, UnixTime};
@@ -140,6 +143,52 @@ impl Experience {
     #[must_use]
     pub fn latency_ms(&self) -> Option<f64> {
         (self.latency_weight > 0.0).then(|| self.latency_sum / self.latency_weight)
+    }
+}
+
+/// What a buyer expects of a provider that it goes to for the first time: the share of good uses that its own providers came to, each of
+/// which counts the same, however much it was used. What others say has no part in it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Newcomers {
+    good: f64,
+    weight: f64,
+}
+
+impl Default for Newcomers {
+    fn default() -> Self {
+        Self { good: EXPECTED_OF_NEWCOMERS * EXPECTED_WEIGHT, weight: EXPECTED_WEIGHT }
+    }
+}
+
+/// What a buyer without experience expects of newcomers. High, so that it looks for better ones before it settles; a market full of
+/// cheats teaches it otherwise with the first few.
+const EXPECTED_OF_NEWCOMERS: f64 = 0.96;
+/// Uses that this expectation weighs.
+const EXPECTED_WEIGHT: f64 = 2.0;
+/// Uses that a provider counts at most, so that the one that is used most doesn't stand for all.
+const PROVIDER_WEIGHT: f64 = 5.0;
+
+impl Newcomers {
+    /// What experience with these providers teaches, each as of now.
+    #[must_use]
+    pub fn taught_by<'a>(experiences: impl IntoIterator<Item = &'a Experience>) -> Self {
+        experiences.into_iter().fold(Self::default(), |sum, own| {
+            // PROVIDER_WEIGHT * weight / (1 + weight) uses of its mean quality.
+            let counts = PROVIDER_WEIGHT / (1.0 + own.weight());
+            Self { good: sum.good + counts * own.good, weight: sum.weight + counts * own.weight() }
+        })
+    }
+
+    /// Expected share of good uses, 0 to 1.
+    #[must_use]
+    pub fn value(&self) -> f64 {
+        self.good / self.weight
+    }
+
+    /// Whether experience with a provider, without regard to what was last, is worse than what is expected of a newcomer.
+    #[must_use]
+    pub fn outdo(&self, own: &Experience) -> bool {
+        own.good < self.value() * own.weight()
     }
 }
 

@@ -11,7 +11,7 @@ use tributary_protocol::amount::Amount;
 use tributary_protocol::time::{Seconds, UnixTime};
 
 use crate::assess::{AssessError, Subject};
-use crate::beta::{Decay, Experience, PRIOR};
+use crate::beta::{Decay, Experience, Newcomers, PRIOR};
 
 /// What ratings are worth together, in uses of one's own, when much money stands behind them and they agree with one's own view.
 pub const MAX_COUNTS: f64 = 2.0;
@@ -19,6 +19,12 @@ pub const MAX_COUNTS: f64 = 2.0;
 const AGREEMENT_PRIOR: f64 = 2.0;
 /// How much of the long view stands beside the ratings of the last days.
 const RECENT_PRIOR: f64 = 4.0;
+/// Whoever is rated worse than the usual provider by more than this share of uses is avoided.
+const CLEARLY_WORSE: f64 = 0.05;
+/// Full ratings of the usual provider that are assumed of each before it is found to be clearly worse: few bad ones don't tell.
+const DOUBT: f64 = 20.0;
+/// A provider says what is usual when it has this certainty at least.
+const SPEAKS_OF_THE_USUAL: f64 = 0.8;
 
 /// A score that was given, 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -170,10 +176,23 @@ impl NetworkExperience {
 
     /// Adds a rating.
     #[must_use]
-    #[allow(clippy::cast_precision_loss)] // Sums of money are shown rounded; seconds have 40 bits.
     pub fn with(&self, value: RatingValue, paid: Amount, at: UnixTime, config: &NetworkConfig) -> Self {
+        self.with_equal(1, value, paid, at, config)
+    }
+
+    /// Adds ratings that differ in nothing.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)] // Sums of money are shown rounded; seconds have 40 bits.
+    pub fn with_equal(
+        &self,
+        count: u32,
+        value: RatingValue,
+        paid: Amount,
+        at: UnixTime,
+        config: &NetworkConfig,
+    ) -> Self {
         let mut sum = self.at(at, config);
-        let full = config.weight(paid);
+        let full = config.weight(paid) * f64::from(count);
         if full <= 0.0 {
             return sum;
         }
@@ -185,8 +204,8 @@ impl NetworkExperience {
         sum.recent_good += quick * good;
         sum.recent_bad += quick * (1.0 - good);
         sum.age_sum += slow * late.get() as f64;
-        sum.paid += paid.get() as f64;
-        sum.ratings += 1;
+        sum.paid += paid.get() as f64 * f64::from(count);
+        sum.ratings += u64::from(count);
         sum
     }
 
@@ -202,6 +221,9 @@ impl NetworkExperience {
             value: long.min(recent),
             long,
             recent,
+            good: current.good,
+            recent_good: current.recent_good,
+            recent_weight,
             ratings: current.ratings,
             paid: current.paid,
             weight,
@@ -252,6 +274,12 @@ pub struct NetworkScore {
     pub long: f64,
     /// The view over days, leaning on the long one.
     pub recent: f64,
+    /// Good full ratings, faded.
+    pub good: f64,
+    /// Good full ratings of the last days.
+    pub recent_good: f64,
+    /// Full ratings of the last days.
+    pub recent_weight: f64,
     /// Ratings that count.
     pub ratings: u64,
     /// Money behind them, base units.
@@ -273,10 +301,49 @@ impl NetworkScore {
         self.weight / (self.prior + self.weight)
     }
 
+    /// Share of good among the ratings of the last days; of all when there are none.
+    fn recent_share(&self) -> f64 {
+        if self.recent_weight > 0.0 { self.recent_good / self.recent_weight } else { self.good / self.weight }
+    }
+
     /// What the ratings are worth, in uses of one's own: at most [`MAX_COUNTS`].
     #[must_use]
     pub fn counts(&self) -> f64 {
         MAX_COUNTS * self.certainty() * self.agreement.value
+    }
+}
+
+/// What ratings say of the provider in the middle, of those of whom they say enough: half of a service's providers are rated better.
+/// Praise and slander move it only when they are of half the market, and then they move it for all.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Usual {
+    /// Over weeks, 0 to 1.
+    pub long: f64,
+    /// Over days, 0 to 1.
+    pub recent: f64,
+}
+
+impl Usual {
+    /// The middle; `None` when there are too few ratings of anybody.
+    #[must_use]
+    pub fn of<'a>(scores: impl IntoIterator<Item = &'a NetworkScore>) -> Option<Self> {
+        let known = scores.into_iter().filter(|score| score.certainty() >= SPEAKS_OF_THE_USUAL);
+        let (mut long, mut recent): (Vec<f64>, Vec<f64>) =
+            known.map(|score| (score.good / score.weight, score.recent_share())).unzip();
+        let middle = |values: &mut [f64]| {
+            let place = values.len() / 2;
+            (place < values.len()).then(|| *values.select_nth_unstable_by(place, f64::total_cmp).1)
+        };
+        Some(Self { long: middle(&mut long)?, recent: middle(&mut recent)? })
+    }
+
+    /// Whether ratings say that a provider is clearly worse than this, over weeks or over the last days.
+    #[must_use]
+    pub fn is_clearly_better_than(&self, score: &NetworkScore, weights: &ReputationWeights) -> bool {
+        let worse = |usual: f64, good: f64, weight: f64| {
+            weights.network * (usual - (DOUBT * usual + good) / (DOUBT + weight)) > CLEARLY_WORSE
+        };
+        worse(self.long, score.good, score.weight) || worse(self.recent, score.recent_good, score.recent_weight)
     }
 }
 
@@ -319,15 +386,47 @@ pub struct Combined {
     pub own_weight: f64,
     /// What the ratings were worth beside it, in uses of one's own.
     pub network_weight: f64,
+    /// Why others are to be preferred, if so.
+    pub outdone: Option<Outdone>,
 }
 
-/// Puts own experience and ratings together: ratings come in as up to [`MAX_COUNTS`] uses of one's own.
+/// Why others are to be preferred to a provider, whatever its score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outdone {
+    /// It served the buyer worse than newcomers usually do.
+    ByNewcomers,
+    /// Ratings say that it is clearly worse than the usual provider.
+    ByTheUsual,
+}
+
+/// What providers are measured by.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Measure {
+    /// What the buyer's own experience says of newcomers.
+    pub newcomers: Newcomers,
+    /// What ratings say of the usual provider.
+    pub usual: Option<Usual>,
+}
+
+/// Puts own experience and ratings together: ratings come in as up to [`MAX_COUNTS`] uses of one's own, and say besides whom to avoid.
 #[must_use]
-pub fn combine(own: &Experience, network: Option<&NetworkScore>, weights: &ReputationWeights) -> Combined {
+pub fn combine(
+    own: &Experience,
+    network: Option<&NetworkScore>,
+    weights: &ReputationWeights,
+    measure: &Measure,
+) -> Combined {
     let counts = network.map_or(0.0, NetworkScore::counts) * weights.network.clamp(0.0, 1.0);
     let value = network.map_or(0.5, |score| score.value);
     let long = (PRIOR + own.good + counts * value) / (2.0 * PRIOR + own.weight() + counts);
-    Combined { value: own.lowered(long), own: own.value(), own_weight: own.weight(), network_weight: counts }
+    let outdone = if measure.newcomers.outdo(own) {
+        Some(Outdone::ByNewcomers)
+    } else {
+        let clearly = measure.usual.zip(network).is_some_and(|(usual, score)| usual.is_clearly_better_than(score, weights));
+        clearly.then_some(Outdone::ByTheUsual)
+    };
+    Combined { value: own.lowered(long), own: own.value(), own_weight: own.weight(), network_weight: counts, outdone }
 }
 
 #[cfg(test)]

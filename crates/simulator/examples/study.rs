@@ -14,15 +14,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         burns: vec![100, 300],
         seeds: (1..=seeds).collect(),
         networks: vec![1.0, 0.0],
-        spendings: vec![0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0],
+        spendings: vec![0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0],
     };
     let report = study(&plan, |cell| {
         eprintln!(
-            "{}, burn {}, ratings {}: {:.2}%",
+            "{}, burn {}, ratings {}: dishonest {:.2}%, cheated {:.2}%",
             cell.attack,
             cell.burn_bps,
             cell.network,
-            cell.outcome.cheated * 100.0
+            cell.dishonest.share * 100.0,
+            cell.cheated.share * 100.0
         );
     })?;
     write_plots(&report, &folder)?;

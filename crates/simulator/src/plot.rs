@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use plotters::prelude::*;
 
-use crate::report::{Cell, Report};
+use crate::report::{Cell, Point, Report};
 
 const SIZE: (u32, u32) = (900, 480);
 const FONT: (&str, u32) = ("sans-serif", 14);
@@ -40,7 +40,8 @@ impl PlotError {
     }
 }
 
-/// Writes `attacks-*.svg` (cheated share by day, for each burn and weight of ratings) and `spending.svg` (the curve, if there is one).
+/// Writes `attacks-*.svg` (purchases at dishonest providers by day, for each burn and weight of ratings) and `spending.svg` (the curve, if
+/// there is one).
 ///
 /// # Errors
 /// [`PlotError`].
@@ -53,28 +54,28 @@ pub fn write_plots(report: &Report, folder: &Path) -> Result<(), PlotError> {
                 .cells
                 .iter()
                 .filter(|cell| cell.burn_bps == burn && cell.network.total_cmp(&network).is_eq())
-                .map(|cell| (format!("{}: {}", cell.attack, cell.tactic), by_day(cell)))
+                .map(|cell| (format!("{}: {}", cell.attack, cell.dishonest.tactic), by_day(cell)))
                 .collect();
-            let title = format!("Cheated purchases by day, burn {burn} bps, {with} ratings of others");
+            let title = format!("Purchases at dishonest providers by day, burn {burn} bps, {with} ratings of others");
             let svg = chart(&title, "day", &lines)?;
             write(&folder.join(format!("attacks-{burn}-{with}.svg")), &svg)?;
         }
     }
     if !report.curve.is_empty() {
-        let lines: Vec<_> = report
-            .plan
-            .networks
-            .iter()
-            .map(|&network| {
-                let points = report.curve.iter().filter(|point| point.network.total_cmp(&network).is_eq());
-                let with = if network > 0.0 { "with" } else { "without" };
-                (
-                    format!("{with} ratings of others"),
-                    points.map(|point| (point.spending * 100.0, point.cheated * 100.0)).collect(),
-                )
+        let line = |network: f64, what: &str, share: fn(&Point) -> f64| {
+            let points = report.curve.iter().filter(|point| point.network.total_cmp(&network).is_eq());
+            let with = if network > 0.0 { "with" } else { "without" };
+            let points: Vec<_> = points.map(|point| (point.spending * 100.0, share(point) * 100.0)).collect();
+            (format!("{what}, {with} ratings of others"), points)
+        };
+        let networks = report.plan.networks.iter();
+        let lines: Vec<_> = networks
+            .flat_map(|&network| {
+                let dishonest = line(network, "at dishonest providers", |point| point.dishonest);
+                [dishonest, line(network, "cheated", |point| point.cheated)]
             })
             .collect();
-        let svg = chart("Attack spending against cheated purchases", "spending, % of honest spending", &lines)?;
+        let svg = chart("Attack spending against share, all together", "spending, % of honest spending", &lines)?;
         write(&folder.join("spending.svg"), &svg)?;
     }
     Ok(())
@@ -82,9 +83,9 @@ pub fn write_plots(report: &Report, folder: &Path) -> Result<(), PlotError> {
 
 #[allow(clippy::cast_precision_loss)] // Counts of purchases and days.
 fn by_day(cell: &Cell) -> Vec<(f64, f64)> {
-    let share = |cheated: u64, purchases: u64| cheated as f64 * 100.0 / purchases.max(1) as f64;
-    let days = cell.outcome.days.iter().enumerate();
-    days.map(|(day, sum)| (day as f64 + 1.0, share(sum.cheated, sum.purchases))).collect()
+    let share = |count: u64, purchases: u64| count as f64 * 100.0 / purchases.max(1) as f64;
+    let days = cell.dishonest.outcome.days.iter().enumerate();
+    days.map(|(day, sum)| (day as f64 + 1.0, share(sum.dishonest, sum.purchases))).collect()
 }
 
 fn write(path: &Path, svg: &str) -> Result<(), PlotError> {
@@ -114,7 +115,7 @@ fn draw(
         .x_label_area_size(40)
         .y_label_area_size(50)
         .build_cartesian_2d(0.0..right, 0.0..top)?;
-    chart.configure_mesh().x_desc(across).y_desc("cheated, % of purchases").label_style(FONT).draw()?;
+    chart.configure_mesh().x_desc(across).y_desc("% of purchases").label_style(FONT).draw()?;
     let bar = crate::report::BAR * 100.0;
     chart
         .draw_series(LineSeries::new([(0.0, bar), (right, bar)], BLACK.mix(0.5)))?

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Spending of the curve, as shares of honest spending.
-const CURVE: [f64; 8] = [0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
+const CURVE: [f64; 7] = [0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0];
 
 pub(crate) fn reputation(cli: &Cli, args: &SimReputation) -> Result<(), CliError> {
     let format = if cli.json { Format::Json } else { Format::Text };
@@ -30,11 +30,12 @@ pub(crate) fn reputation(cli: &Cli, args: &SimReputation) -> Result<(), CliError
     };
     let report = study(&plan, |cell| {
         format.progress(&format!(
-            "{}, burn {}, ratings {}: {:.2}% cheated",
+            "{}, burn {}, ratings {}: {:.2}% at dishonest providers, {:.2}% cheated",
             cell.attack,
             cell.burn_bps,
             cell.network,
-            cell.outcome.cheated * 100.0
+            cell.dishonest.share * 100.0,
+            cell.cheated.share * 100.0
         ));
     })
     .map_err(|error| CliError::Input { reason: format!("{error} [{}]", error.code()) })?;
