@@ -119,7 +119,9 @@ impl Preset {
     const fn margin(self) -> f64 {
         match self {
             Self::Cheapest => 0.05,
-            Self::Fastest | Self::Trusted => 0.1,
+            Self::Fastest => 0.1,
+            // A low price or a quick answer doesn't make up for what the reliability of others is worth.
+            Self::Trusted => 0.15,
             Self::Private => 0.25,
         }
     }
@@ -374,6 +376,9 @@ impl fmt::Display for Explanation {
                     probability * 100.0,
                 )?,
             }
+            if let Some(outdone) = &line.standing.outdone {
+                writeln!(f, "             others are preferred: {outdone}")?;
+            }
             if let Some(parts) = &line.standing.parts {
                 writeln!(f, "             reputation: {parts}")?;
             }
@@ -400,13 +405,13 @@ pub struct Choice {
 }
 
 /// Share of the draw that newcomers get together, when there are any beside the near-best.
-pub const NEWCOMER_SHARE: f64 = 0.03;
+pub const NEWCOMER_SHARE: f64 = 0.02;
 /// A newcomer may cost this many times the usual low price and still be tried.
 pub const NEWCOMER_MAX_PRICE: f64 = 2.0;
 /// Known good is whom the buyer used itself and expects more of than of somebody unknown.
 pub const KNOWN_GOOD: f64 = 0.5;
-/// Of the known good, who is expected to fail twice as often as another is drawn a quarter as often.
-const STEEPNESS: i32 = 2;
+/// Of the known good, who is expected to fail twice as often as another is drawn an eighth as often.
+const STEEPNESS: i32 = 3;
 /// Who fails less than this share of uses is as good as can be told.
 const FINEST: f64 = 0.02;
 

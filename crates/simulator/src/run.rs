@@ -26,6 +26,8 @@ const CHUNK: usize = 1_000;
 const SPENDING_BEFORE_TURN: u32 = 2;
 /// A cheat is found out when it sells less than this share of what an honest provider sells.
 const FOUND_OUT: f64 = 0.25;
+/// An honest provider that serves less is among the least reliable: the lowest fifth.
+pub const UNRELIABLE: f64 = 0.967;
 /// Steps of agreement between which a buyer's view of strangers isn't told apart: who is in the same step shares one draw.
 const AGREEMENTS: usize = 8;
 
@@ -57,6 +59,9 @@ pub struct Outcome {
     pub worst_day: f64,
     /// What the attacker spent, as a share of what honest buyers spent.
     pub spent: f64,
+    /// Judged purchases at the least reliable honest providers (those that serve less than [`UNRELIABLE`] of the uses), of what honest
+    /// providers sell on average.
+    pub least_reliable: f64,
 }
 
 #[derive(Debug, Clone)]
@@ -146,6 +151,7 @@ pub fn simulate(setup: &Setup, tactic: &Tactic) -> Result<Outcome, SetupError> {
     let mut buyers = vec![Buyer::default(); setup.buyers as usize];
     let mut days = Vec::new();
     let (mut spent, mut honest_spending) = (0.0, 0.0);
+    let mut sold = vec![0; providers.len()];
     let daily = f64::from(setup.buyers) * setup.purchases * USUAL * setup.spending;
     for day in 0..setup.days {
         let now = time(day + 1);
@@ -207,6 +213,11 @@ pub fn simulate(setup: &Setup, tactic: &Tactic) -> Result<Outcome, SetupError> {
                 },
             );
         let mut sum = Day::default();
+        if day >= setup.warm_up {
+            for (sold, tally) in sold.iter_mut().zip(&tallies) {
+                *sold += u64::from(tally.sold);
+            }
+        }
         for (provider, tally) in providers.iter_mut().zip(&tallies) {
             sum.purchases += u64::from(tally.sold);
             #[allow(clippy::cast_precision_loss)] // A few digits.
@@ -249,8 +260,21 @@ pub fn simulate(setup: &Setup, tactic: &Tactic) -> Result<Outcome, SetupError> {
         attacker: share(total(|day| day.attacker), purchases),
         worst_day: judged.map(|day| share(day.dishonest, day.purchases)).fold(0.0, f64::max),
         spent: if honest_spending > 0.0 { spent / honest_spending } else { 0.0 },
+        least_reliable: least_reliable(&providers, &sold),
         days,
     })
+}
+
+fn least_reliable(providers: &[Provider], sold: &[u64]) -> f64 {
+    let mean = |worst: f64| {
+        let of = providers.iter().zip(sold).filter(|(provider, _)| !provider.attacker && provider.quality < worst);
+        let (count, sum) = of.fold((0, 0), |(count, sum), (_, sold)| (count + 1, sum + sold));
+        #[allow(clippy::cast_precision_loss)] // Below 2^53.
+        let mean = sum as f64 / f64::from(count.max(1));
+        mean
+    };
+    let all = mean(f64::INFINITY);
+    if all > 0.0 { mean(UNRELIABLE) / all } else { 0.0 }
 }
 
 fn people(setup: &Setup, tactic: &Tactic, chance: &mut ChaCha8Rng) -> Vec<Provider> {
