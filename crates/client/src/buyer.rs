@@ -23,9 +23,9 @@ use tributary_market::{
 use tributary_protocol::{Amount, Commitment, PaymentAddress, Price, ProviderDigest, Rate, Seconds, Slot, UnixTime};
 use tributary_prover::VerifyingKey;
 use tributary_reputation::{
-    Agreement, Assessment, AssessmentId, Combined, Config as ReputationConfig, Fault, FaultKind, Measure, NetworkConfig,
-    NetworkScore, Newcomers, ProviderName, RatingBounds, Reputation, ReputationWeights, Score, ServiceName, Subject,
-    Verdict, combine,
+    Agreement, Assessment, AssessmentId, Combined, Config as ReputationConfig, Fault, FaultKind, Measure,
+    NetworkConfig, NetworkScore, Newcomers, ProviderName, RatingBounds, Reputation, ReputationWeights, Score,
+    ServiceName, Subject, Verdict, combine,
     store::{Ending, PageObserved, Reference, ReturnedMessage, StoreAssessor, StoreObservation, assess_failure},
 };
 use tributary_waku::{ContentTopic, Multiaddr, NodeHandle, PeerId, PubsubTopic, StoreQueryRequest};
@@ -633,9 +633,7 @@ impl Buyer {
         let own = self.reputation.scores(&service, now).await?;
         let newcomers = Newcomers::taught_by(own.iter().map(|score| &score.experience));
         let (agreement, usual) = match &self.ratings {
-            Some(desk) => {
-                (desk.agreement(&self.reputation, &service, now).await?, desk.usual(&service, now).await?)
-            }
+            Some(desk) => (desk.agreement(&self.reputation, &service, now).await?, desk.usual(&service, now).await?),
             None => (Agreement::default(), None),
         };
         Ok(Yardstick { agreement, measure: Measure { newcomers, usual } })

@@ -489,8 +489,7 @@ impl Contender {
 pub fn probabilities(preset: Preset, contenders: &[Contender]) -> Vec<f64> {
     let known_good = contenders.iter().any(Contender::is_known_good);
     let all_outdone = contenders.iter().all(|entry| entry.outdone);
-    let eligible =
-        |entry: &Contender| if known_good { entry.is_known_good() } else { all_outdone || !entry.outdone };
+    let eligible = |entry: &Contender| if known_good { entry.is_known_good() } else { all_outdone || !entry.outdone };
     let Some(best) = contenders.iter().filter(|entry| eligible(entry)).map(|entry| entry.score.total).reduce(f64::max)
     else {
         return Vec::new();

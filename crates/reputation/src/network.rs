@@ -550,7 +550,10 @@ mod tests {
         let bad = scored(&[(0.1, 1000, 0); 20], 0);
         let none = Experience::none(time(0));
         let weights = ReputationWeights::default();
-        assert!(combine(&none, Some(&bad), &weights, &Measure::default()).value < combine(&none, None, &weights, &Measure::default()).value);
+        assert!(
+            combine(&none, Some(&bad), &weights, &Measure::default()).value
+                < combine(&none, None, &weights, &Measure::default()).value
+        );
     }
 
     #[test]

@@ -245,6 +245,12 @@ impl Attack {
                         ..every
                     },
                     Tactic {
+                        name: "all turn, then cheat one in three, praised, the busiest half slandered",
+                        focus: 0.5,
+                        cheating: 1.0 / 3.0,
+                        ..every
+                    },
+                    Tactic {
                         name: "all turn, then cheat one in ten, praised, the busiest half slandered",
                         focus: 0.5,
                         cheating: 0.1,
@@ -318,6 +324,12 @@ pub struct Tactic {
 }
 
 impl Tactic {
+    /// Whether a cheating provider serves some uses nonetheless: it can't be told from an unreliable one but by counting.
+    #[must_use]
+    pub fn serves_in_part(&self) -> bool {
+        self.cheating < 1.0
+    }
+
     /// Takes money, serves nothing.
     pub const PLAIN: Self = Self {
         name: "cheats",

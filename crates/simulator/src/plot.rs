@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use plotters::prelude::*;
 
-use crate::report::{Cell, Point, Report};
+use crate::report::{Point, Report, Worst};
 
 const SIZE: (u32, u32) = (900, 480);
 const FONT: (&str, u32) = ("sans-serif", 14);
@@ -50,11 +50,12 @@ pub fn write_plots(report: &Report, folder: &Path) -> Result<(), PlotError> {
     for &network in &report.plan.networks {
         for &burn in &report.plan.burns {
             let with = if network > 0.0 { "with" } else { "without" };
-            let lines: Vec<_> = report
-                .cells
-                .iter()
-                .filter(|cell| cell.burn_bps == burn && cell.network.total_cmp(&network).is_eq())
-                .map(|cell| (format!("{}: {}", cell.attack, cell.dishonest.tactic), by_day(cell)))
+            let cells =
+                report.cells.iter().filter(|cell| cell.burn_bps == burn && cell.network.total_cmp(&network).is_eq());
+            let worst =
+                cells.flat_map(|cell| [Some(&cell.dishonest), cell.in_part.as_ref()].map(|worst| (cell, worst)));
+            let lines: Vec<_> = worst
+                .filter_map(|(cell, worst)| Some((format!("{}: {}", cell.attack, worst?.tactic), by_day(worst?))))
                 .collect();
             let title = format!("Purchases at dishonest providers by day, burn {burn} bps, {with} ratings of others");
             let svg = chart(&title, "day", &lines)?;
@@ -72,7 +73,8 @@ pub fn write_plots(report: &Report, folder: &Path) -> Result<(), PlotError> {
         let lines: Vec<_> = networks
             .flat_map(|&network| {
                 let dishonest = line(network, "at dishonest providers", |point| point.dishonest);
-                [dishonest, line(network, "cheated", |point| point.cheated)]
+                let in_part = line(network, "at those that serve in part", |point| point.in_part);
+                [dishonest, in_part, line(network, "cheated", |point| point.cheated)]
             })
             .collect();
         let svg = chart("Attack spending against share, all together", "spending, % of honest spending", &lines)?;
@@ -82,9 +84,9 @@ pub fn write_plots(report: &Report, folder: &Path) -> Result<(), PlotError> {
 }
 
 #[allow(clippy::cast_precision_loss)] // Counts of purchases and days.
-fn by_day(cell: &Cell) -> Vec<(f64, f64)> {
+fn by_day(worst: &Worst) -> Vec<(f64, f64)> {
     let share = |count: u64, purchases: u64| count as f64 * 100.0 / purchases.max(1) as f64;
-    let days = cell.dishonest.outcome.days.iter().enumerate();
+    let days = worst.outcome.days.iter().enumerate();
     days.map(|(day, sum)| (day as f64 + 1.0, share(sum.dishonest, sum.purchases))).collect()
 }
 

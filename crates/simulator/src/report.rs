@@ -27,6 +27,28 @@ pub struct Plan {
     pub spendings: Vec<f64>,
 }
 
+impl Plan {
+    /// The full study, with seeds 1 to this one: every attack, burns of 1% and 3%, with and without ratings of others, and the curve.
+    #[must_use]
+    pub fn full(seeds: u64) -> Self {
+        Self {
+            setup: Setup::default(),
+            attacks: Attack::EVERY.to_vec(),
+            burns: vec![100, 300],
+            seeds: (1..=seeds).collect(),
+            networks: vec![1.0, 0.0],
+            spendings: vec![0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0],
+        }
+    }
+
+    /// The same attacks on a market of a tenth of the providers and a twenty-fifth of the buyers, in seconds.
+    #[must_use]
+    pub fn small() -> Self {
+        let setup = Setup { providers: 100, buyers: 4_000, ..Setup::default() };
+        Self { setup, burns: vec![100], spendings: Vec::new(), ..Self::full(1) }
+    }
+}
+
 /// The highest of a figure over tactics and seeds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Worst {
@@ -49,9 +71,11 @@ pub struct Cell {
     pub burn_bps: u32,
     /// How much buyers weigh the ratings of others.
     pub network: f64,
-    /// The most purchases at dishonest providers, served or not.
+    /// The most purchases at dishonest providers, where these serve nothing once they cheat.
     pub dishonest: Worst,
-    /// The most purchases that were cheated.
+    /// The most purchases at dishonest providers, served or not, where these cheat in a part of the uses; `None` without such a tactic.
+    pub in_part: Option<Worst>,
+    /// The most purchases that were cheated, of all tactics.
     pub cheated: Worst,
 }
 
@@ -62,10 +86,10 @@ pub struct Point {
     pub spending: f64,
     /// How much buyers weigh the ratings of others.
     pub network: f64,
-    /// Highest share of judged purchases at dishonest providers.
+    /// Highest share of judged purchases at dishonest providers that serve nothing once they cheat.
     pub dishonest: f64,
-    /// The tactic of that.
-    pub tactic: &'static str,
+    /// The same at those that cheat in a part of the uses.
+    pub in_part: f64,
     /// Highest share of judged purchases that were cheated.
     pub cheated: f64,
 }
@@ -79,8 +103,10 @@ pub struct Report {
     pub cells: Vec<Cell>,
     /// Spending against share.
     pub curve: Vec<Point>,
-    /// The highest share of purchases at dishonest providers, of all cells.
+    /// The highest share of purchases at dishonest providers that serve nothing once they cheat, of all cells.
     pub most_dishonest: f64,
+    /// The same at those that cheat in a part of the uses.
+    pub most_in_part: f64,
     /// The highest share of cheated purchases, of all cells.
     pub most_cheated: f64,
     /// The bar.
@@ -113,14 +139,15 @@ pub fn study(plan: &Plan, mut tell: impl FnMut(&Cell)) -> Result<Report, SetupEr
             let setup = Setup { network, spending, burn_bps, ..plan.setup };
             if let Some(cell) = runs.worst(&setup, Attack::All, seeds)? {
                 tell(&cell);
-                let (dishonest, cheated) = (cell.dishonest.share, cell.cheated.share);
-                curve.push(Point { spending, network, tactic: cell.dishonest.tactic, dishonest, cheated });
+                let (dishonest, cheated, in_part) = (cell.dishonest.share, cell.cheated.share, cell.in_part_share());
+                curve.push(Point { spending, network, dishonest, in_part, cheated });
             }
         }
     }
     let most = |share: fn(&Cell) -> f64| cells.iter().map(share).fold(0.0, f64::max);
     let (most_dishonest, most_cheated) = (most(|cell| cell.dishonest.share), most(|cell| cell.cheated.share));
-    Ok(Report { plan: plan.clone(), cells, curve, most_dishonest, most_cheated, bar: BAR })
+    let most_in_part = most(Cell::in_part_share);
+    Ok(Report { plan: plan.clone(), cells, curve, most_dishonest, most_in_part, most_cheated, bar: BAR })
 }
 
 /// Runs that are done. Where nothing that differs can change what comes out, one run serves for several cells.
@@ -152,16 +179,34 @@ impl Runs {
         let mut runs = Vec::new();
         for tactic in attack.tactics(setup.warm_up) {
             for &seed in seeds {
-                runs.push((tactic.name, seed, self.run(Setup { seed, ..*setup }, tactic)?));
+                runs.push((tactic, seed, self.run(Setup { seed, ..*setup }, tactic)?));
             }
         }
-        let worst = |share: fn(&Outcome) -> f64| {
-            let (tactic, seed, outcome) = runs.iter().max_by(|(.., a), (.., b)| share(a).total_cmp(&share(b)))?;
-            Some(Worst { share: share(outcome), tactic, seed: *seed, outcome: outcome.clone() })
+        let worst = |counts: fn(&Tactic) -> bool, share: fn(&Outcome) -> f64| {
+            let runs = runs.iter().filter(|(tactic, ..)| counts(tactic));
+            let (tactic, seed, outcome) = runs.max_by(|(.., a), (.., b)| share(a).total_cmp(&share(b)))?;
+            Some(Worst { share: share(outcome), tactic: tactic.name, seed: *seed, outcome: outcome.clone() })
         };
-        let (dishonest, cheated) = (worst(|outcome| outcome.dishonest), worst(|outcome| outcome.cheated));
+        let dishonest = worst(|tactic| !tactic.serves_in_part(), |outcome| outcome.dishonest);
+        let in_part = worst(Tactic::serves_in_part, |outcome| outcome.dishonest);
+        let cheated = worst(|_| true, |outcome| outcome.cheated);
         let (burn_bps, network) = (setup.burn_bps, setup.network);
-        Ok(dishonest.zip(cheated).map(|(dishonest, cheated)| Cell { attack, burn_bps, network, dishonest, cheated }))
+        Ok(dishonest.zip(cheated).map(|(dishonest, cheated)| Cell {
+            attack,
+            burn_bps,
+            network,
+            dishonest,
+            in_part,
+            cheated,
+        }))
+    }
+}
+
+impl Cell {
+    /// The share of [`Self::in_part`], 0 without one.
+    #[must_use]
+    pub fn in_part_share(&self) -> f64 {
+        self.in_part.as_ref().map_or(0.0, |worst| worst.share)
     }
 }
 
@@ -172,42 +217,43 @@ impl Report {
         let mut out = String::new();
         let _ = writeln!(
             out,
-            "{:<18} {:>5} {:>7} {:>9} {:>9} {:>7}  tactic with the most purchases at dishonest providers (seed); with the most cheated (seed)",
-            "attack", "burn", "ratings", "dishonest", "worst day", "cheated"
+            "{:<18} {:>5} {:>7} {:>9} {:>7} {:>7}  {:<76} in part",
+            "attack", "burn", "ratings", "dishonest", "in part", "cheated", "worst tactic (seed): dishonest"
         );
         for cell in &self.cells {
-            let Cell { dishonest, cheated, .. } = cell;
+            let Cell { dishonest, in_part, cheated, .. } = cell;
+            let named = |worst: &Worst| format!("{} ({})", worst.tactic, worst.seed);
             let _ = writeln!(
                 out,
-                "{:<18} {:>5} {:>7} {:>8.2}% {:>8.2}% {:>6.2}%  {} ({}); {} ({})",
+                "{:<18} {:>5} {:>7} {:>8.2}% {:>6.2}% {:>6.2}%  {:<76} {}",
                 cell.attack.to_string(),
                 cell.burn_bps,
                 cell.network,
                 dishonest.share * 100.0,
-                dishonest.outcome.worst_day * 100.0,
+                cell.in_part_share() * 100.0,
                 cheated.share * 100.0,
-                dishonest.tactic,
-                dishonest.seed,
-                cheated.tactic,
-                cheated.seed,
+                named(dishonest),
+                in_part.as_ref().map_or(String::new(), named),
             );
         }
         for point in &self.curve {
             let _ = writeln!(
                 out,
-                "spending {:>6.1}% of honest spending, ratings {}: dishonest {:.2}% ({}), cheated {:.2}%",
+                "spending {:>6.1}% of honest spending, ratings {}: dishonest {:.2}%, in part {:.2}%, cheated {:.2}%",
                 point.spending * 100.0,
                 point.network,
                 point.dishonest * 100.0,
-                point.tactic,
+                point.in_part * 100.0,
                 point.cheated * 100.0,
             );
         }
-        for (what, most) in
-            [("purchases at dishonest providers", self.most_dishonest), ("cheated purchases", self.most_cheated)]
-        {
+        for (what, most) in [
+            ("purchases at dishonest providers that serve nothing", self.most_dishonest),
+            ("purchases at dishonest providers that serve in part", self.most_in_part),
+            ("cheated purchases", self.most_cheated),
+        ] {
             let verdict = if most <= self.bar { "within" } else { "OVER" };
-            let _ = writeln!(out, "most {what} {:.2}%, {verdict} the bar of {:.0}%", most * 100.0, self.bar * 100.0);
+            let _ = writeln!(out, "most {what}: {:.2}%, {verdict} the bar of {:.0}%", most * 100.0, self.bar * 100.0);
         }
         out.truncate(out.trim_end().len());
         out

@@ -460,7 +460,8 @@ impl Public<'_> {
 
     /// The draw among strangers, for all buyers with about this agreement.
     fn sums<'a>(&self, strangers: &'a Strangers, agreement: Agreement) -> &'a [f64] {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // 0 to AGREEMENTS.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        // 0 to AGREEMENTS.
         let (step, value) = {
             let step = (agreement.value * AGREEMENTS as f64).round().clamp(0.0, AGREEMENTS as f64);
             (step as usize, step / AGREEMENTS as f64)
