@@ -6,7 +6,11 @@ use plotters::prelude::*;
 
 use crate::report::{Point, Report, Worst};
 
-const SIZE: (u32, u32) = (900, 480);
+const SIZE: (u32, u32) = (1_300, 480);
+/// Where the names of the lines begin; on the lines they would hide some.
+const NAMES: u32 = 760;
+/// From one name to the next.
+const NAME: i32 = 22;
 const FONT: (&str, u32) = ("sans-serif", 14);
 
 /// Why a figure isn't written.
@@ -111,7 +115,8 @@ fn draw(
     let top = points().map(|point| point.1).fold(6.0, f64::max) * 1.05;
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
+    let (left, names) = root.split_horizontally(NAMES);
+    let mut chart = ChartBuilder::on(&left)
         .caption(title, ("sans-serif", 18))
         .margin(12)
         .x_label_area_size(40)
@@ -119,23 +124,21 @@ fn draw(
         .build_cartesian_2d(0.0..right, 0.0..top)?;
     chart.configure_mesh().x_desc(across).y_desc("% of purchases").label_style(FONT).draw()?;
     let bar = crate::report::BAR * 100.0;
-    chart
-        .draw_series(LineSeries::new([(0.0, bar), (right, bar)], BLACK.mix(0.5)))?
-        .label("bar, mean after day 30")
-        .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BLACK.mix(0.5)));
+    let mut height = 40;
+    let mut named = |label: &str, style: ShapeStyle| {
+        names.draw(&PathElement::new([(0, height), (24, height)], style))?;
+        let drawn = names.draw(&Text::new(label.to_owned(), (32, height - 6), ("sans-serif", 12)));
+        height += NAME;
+        drawn
+    };
+    let grey = BLACK.mix(0.5).into();
+    chart.draw_series(LineSeries::new([(0.0, bar), (right, bar)], grey))?;
+    named("the bar, for the mean after day 30", grey)?;
     for (place, (label, line)) in lines.iter().enumerate() {
-        let colour = Palette99::pick(place).to_rgba();
-        chart
-            .draw_series(LineSeries::new(line.iter().copied(), colour.stroke_width(2)))?
-            .label(label)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        let style = Palette99::pick(place).stroke_width(2);
+        chart.draw_series(LineSeries::new(line.iter().copied(), style))?;
+        named(label, style)?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .label_font(("sans-serif", 12))
-        .draw()?;
     root.present()?;
     Ok(())
 }
