@@ -23,7 +23,8 @@ const AGREEMENT_PRIOR: f64 = 2.0;
 const RECENT_PRIOR: f64 = 4.0;
 /// Whoever is rated worse than the usual provider by more than this share of uses is avoided.
 const CLEARLY_WORSE: f64 = 0.03;
-/// Full ratings of the usual provider that are assumed of each before it is found to be clearly worse: few bad ones don't tell.
+/// Full ratings of the usual provider that are assumed of each before it is found to be clearly worse. One that is all bad outweighs these,
+/// until there are some twenty others.
 const DOUBT: f64 = 10.0;
 /// A buyer leaves a provider over the ratings of others only when this much of a failure of its own confirms them.
 const A_FAILURE_REMEMBERED: f64 = 0.1;
@@ -560,14 +561,14 @@ mod tests {
     fn whom_ratings_say_to_be_clearly_worse_is_avoided_by_strangers_and_by_whom_it_failed() {
         let good = scored(&[(0.97, 1000, 0); 100], 0);
         let worse = scored(&[(0.89, 1000, 0); 100], 0);
-        let few = scored(&[(0.5, 1000, 0); 1], 0);
-        let measure = Measure { usual: Usual::of([&good, &good, &good, &worse, &few]), ..Measure::default() };
+        let little = scored(&[(0.85, 1000, 0); 1], 0);
+        let measure = Measure { usual: Usual::of([&good, &good, &good, &worse, &little]), ..Measure::default() };
         let weights = ReputationWeights::default();
         let none = Experience::none(time(0));
         let outdone = |own: &Experience, network| combine(own, Some(network), &weights, &measure).outdone;
         assert_eq!(outdone(&none, &worse), Some(Outdone::ByTheUsual));
         assert_eq!(outdone(&none, &good), None);
-        assert_eq!(outdone(&none, &few), None, "one bad rating says nothing");
+        assert_eq!(outdone(&none, &little), None, "one rating that is somewhat worse says nothing");
         let deaf = ReputationWeights { network: 0.0 };
         assert_eq!(combine(&none, Some(&worse), &deaf, &measure).outdone, None);
 
