@@ -23,9 +23,9 @@ use tributary_market::{
 use tributary_protocol::{Amount, Commitment, PaymentAddress, Price, ProviderDigest, Rate, Seconds, Slot, UnixTime};
 use tributary_prover::VerifyingKey;
 use tributary_reputation::{
-    Agreement, Assessment, AssessmentId, Combined, Config as ReputationConfig, Fault, FaultKind, NetworkConfig,
-    NetworkScore, ProviderName, RatingBounds, Reputation, ReputationWeights, Score, ServiceName, Subject, Verdict,
-    combine,
+    Agreement, Assessment, AssessmentId, Combined, Config as ReputationConfig, Fault, FaultKind, Measure,
+    NetworkConfig, NetworkScore, Newcomers, ProviderName, RatingBounds, Reputation, ReputationWeights, Score,
+    ServiceName, Subject, Verdict, combine,
     store::{Ending, PageObserved, Reference, ReturnedMessage, StoreAssessor, StoreObservation, assess_failure},
 };
 use tributary_waku::{ContentTopic, Multiaddr, NodeHandle, PeerId, PubsubTopic, StoreQueryRequest};
@@ -561,10 +561,10 @@ impl Buyer {
         let now = self.now()?;
         let service = want.service.id();
         let mut candidates = Vec::new();
-        let agreement = self.agreement(&service, now).await?;
+        let yardstick = self.yardstick(&service, now).await?;
         let failures = self.store.failures(service.as_str()).await?;
         for offer in self.directory.offers() {
-            let known = self.reputed_with(offer.peer_id(), &service, agreement, &failures, now).await?;
+            let known = self.reputed_with(offer.peer_id(), &service, &yardstick, &failures, now).await?;
             candidates.push(Candidate { offer, standing: standing(&known, now) });
         }
         let slot_length = self.wallet.ledger().clock().slot_length();
@@ -634,33 +634,37 @@ impl Buyer {
     /// When a database fails.
     pub async fn reputed(&self, provider: PeerId, service: &ServiceId) -> Result<Reputed, ClientError> {
         let now = self.now()?;
-        let agreement = self.agreement(service, now).await?;
+        let yardstick = self.yardstick(service, now).await?;
         let failures = self.store.failures(service.as_str()).await?;
-        self.reputed_with(provider, service, agreement, &failures, now).await
+        self.reputed_with(provider, service, &yardstick, &failures, now).await
     }
 
-    async fn agreement(&self, service: &ServiceId, now: UnixTime) -> Result<Agreement, ClientError> {
-        match &self.ratings {
-            Some(desk) => desk.agreement(&self.reputation, &ServiceName::new(service.as_str())?, now).await,
-            None => Ok(Agreement::default()),
-        }
+    async fn yardstick(&self, service: &ServiceId, now: UnixTime) -> Result<Yardstick, ClientError> {
+        let service = ServiceName::new(service.as_str())?;
+        let own = self.reputation.scores(&service, now).await?;
+        let newcomers = Newcomers::taught_by(own.iter().map(|score| &score.experience));
+        let (agreement, usual) = match &self.ratings {
+            Some(desk) => (desk.agreement(&self.reputation, &service, now).await?, desk.usual(&service, now).await?),
+            None => (Agreement::default(), None),
+        };
+        Ok(Yardstick { agreement, measure: Measure { newcomers, usual } })
     }
 
     async fn reputed_with(
         &self,
         provider: PeerId,
         service: &ServiceId,
-        agreement: Agreement,
+        yardstick: &Yardstick,
         failures: &[Failures],
         now: UnixTime,
     ) -> Result<Reputed, ClientError> {
         let subject = subject(provider, service)?;
         let own = self.reputation.score(&subject, now).await?;
         let network = match &self.ratings {
-            Some(desk) => Some(desk.score(&subject, agreement, now).await?),
+            Some(desk) => Some(desk.score(&subject, yardstick.agreement, now).await?),
             None => None,
         };
-        let combined = combine(&own.experience, network.as_ref(), &self.weights);
+        let combined = combine(&own.experience, network.as_ref(), &self.weights, &yardstick.measure);
         let provider = provider.to_string();
         let failures = failures.iter().find(|failures| failures.provider == provider).cloned();
         Ok(Reputed { own, network, combined, failures })
@@ -1374,6 +1378,12 @@ fn describe(outcome: &Outcome) -> &str {
     }
 }
 
+/// What all providers of a service are measured by.
+struct Yardstick {
+    agreement: Agreement,
+    measure: Measure,
+}
+
 /// What the choice is told of a provider.
 fn standing(known: &Reputed, now: UnixTime) -> Standing {
     let Reputed { own, network, combined, failures } = known;
@@ -1386,6 +1396,7 @@ fn standing(known: &Reputed, now: UnixTime) -> Standing {
             .as_ref()
             .filter(|failures| now.get() < failures.avoided_until())
             .map(|failures| format!("{} ({} in a row)", failures.reason, failures.count)),
+        outdone: combined.outdone.map(|outdone| outdone.to_string()),
         parts: network.as_ref().map(|network| StandingParts {
             own: combined.own,
             own_weight: combined.own_weight,

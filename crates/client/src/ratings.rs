@@ -14,7 +14,7 @@ use tributary_market::offer::VerifiedOffer;
 use tributary_market::rating::{MAX_AGE, PresentedRating, RatingOrder, RatingRefusal, RatingVerifier};
 use tributary_protocol::{Amount, Root, TicketNullifier, UnixTime, keys::Owner, slot::Slot};
 use tributary_prover::{Proof, VerifyingKey};
-use tributary_reputation::network::{Agreement, NetworkConfig, NetworkExperience, NetworkScore, RatingValue};
+use tributary_reputation::network::{Agreement, NetworkConfig, NetworkExperience, NetworkScore, RatingValue, Usual};
 use tributary_reputation::{Kept, Place, ProviderName, Ratings, Reputation, ServiceName, Subject, VerifiedRating};
 use tributary_waku::{PeerId, Rate, TokenBucket};
 
@@ -411,6 +411,18 @@ impl RatingDesk {
             })
             .collect();
         Ok(Agreement::between(pairs.iter().map(|(own, network)| (own, network))))
+    }
+
+    /// What ratings say of a service's providers as a whole; `None` when they say too little.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn usual(&self, service: &ServiceName, now: UnixTime) -> Result<Option<Usual>, ClientError> {
+        let folded = self.folded(now).await?;
+        let of_service = folded.iter().filter(|(subject, _)| subject.service == *service);
+        let scores: Vec<_> =
+            of_service.map(|(_, sum)| sum.score(now, Agreement::default(), &self.shared.counting)).collect();
+        Ok(Usual::of(&scores))
     }
 
     /// What ratings say of one provider's service.

@@ -31,13 +31,16 @@ pub struct Standing {
     pub latency_ms: Option<f64>,
     /// How it failed lately, if so: it is chosen when nobody else passes.
     pub failing: Option<String>,
+    /// Why others are preferred, if so, whatever its score: a stranger can be expected to do better.
+    #[serde(default)]
+    pub outdone: Option<String>,
     /// What the score is made of; only shown.
     pub parts: Option<StandingParts>,
 }
 
 impl Default for Standing {
     fn default() -> Self {
-        Self { score: 0.5, weight: 0.0, suspended: None, latency_ms: None, failing: None, parts: None }
+        Self { score: 0.5, weight: 0.0, suspended: None, latency_ms: None, failing: None, outdone: None, parts: None }
     }
 }
 
@@ -116,7 +119,9 @@ impl Preset {
     const fn margin(self) -> f64 {
         match self {
             Self::Cheapest => 0.05,
-            Self::Fastest | Self::Trusted => 0.1,
+            Self::Fastest => 0.1,
+            // A low price or a quick answer doesn't make up for what the reliability of others is worth.
+            Self::Trusted => 0.15,
             Self::Private => 0.25,
         }
     }
@@ -371,6 +376,9 @@ impl fmt::Display for Explanation {
                     probability * 100.0,
                 )?,
             }
+            if let Some(outdone) = &line.standing.outdone {
+                writeln!(f, "             others are preferred: {outdone}")?;
+            }
             if let Some(parts) = &line.standing.parts {
                 writeln!(f, "             reputation: {parts}")?;
             }
@@ -397,11 +405,15 @@ pub struct Choice {
 }
 
 /// Share of the draw that newcomers get together, when there are any beside the near-best.
-pub const NEWCOMER_SHARE: f64 = 0.03;
+pub const NEWCOMER_SHARE: f64 = 0.02;
 /// A newcomer may cost this many times the usual low price and still be tried.
 pub const NEWCOMER_MAX_PRICE: f64 = 2.0;
 /// Known good is whom the buyer used itself and expects more of than of somebody unknown.
 pub const KNOWN_GOOD: f64 = 0.5;
+/// Of the known good, who is expected to fail twice as often as another is drawn an eighth as often.
+const STEEPNESS: i32 = 3;
+/// Who fails less than this share of uses is as good as can be told.
+const FINEST: f64 = 0.02;
 
 /// The price that others are compared with: a quarter of the candidates may be cheaper. The cheapest of all would let one dumping provider
 /// decide how all others compare. (Where a provider is known to be good and is cheaper than that, its price counts.)
@@ -447,28 +459,37 @@ pub struct Contender {
     pub score: Score,
     /// Whether the buyer never used it.
     pub newcomer: bool,
+    /// Whether a stranger can be expected to do better.
+    pub outdone: bool,
 }
 
 impl Contender {
     /// Whether the buyer used it itself and would again.
     #[must_use]
     pub fn is_known_good(&self) -> bool {
-        !self.newcomer && self.score.reputation > KNOWN_GOOD
+        !self.newcomer && !self.outdone && self.score.reputation > KNOWN_GOOD
     }
 
-    /// Whether it may share the trials: nobody knows it, and it isn't dear.
+    /// Whether it may share the trials: nobody knows it, nothing bad is said of it, and it isn't dear.
     #[must_use]
     pub fn may_be_tried(&self) -> bool {
-        self.newcomer && self.score.price >= 1.0 / NEWCOMER_MAX_PRICE
+        self.newcomer && !self.outdone && self.score.price >= 1.0 / NEWCOMER_MAX_PRICE
+    }
+
+    /// How much likelier it is drawn, of those whom the buyer knows, for being reliable.
+    fn reliability(&self) -> f64 {
+        (1.0 - self.score.reputation).clamp(FINEST, 1.0).powi(-STEEPNESS)
     }
 }
 
 /// The probability of each to be drawn; they sum to 1 unless there is nobody. The near-best in proportion to their scores, and newcomers
-/// who aren't among them a fixed share besides, evenly. Once somebody is known to be good, the near-best are sought among those known.
+/// who aren't among them a fixed share besides, evenly. Once somebody is known to be good, the near-best are sought among the known good,
+/// and the more reliable are drawn much oftener. Until then whoever is outdone gives way to those whom nobody knows.
 #[must_use]
 pub fn probabilities(preset: Preset, contenders: &[Contender]) -> Vec<f64> {
     let known_good = contenders.iter().any(Contender::is_known_good);
-    let eligible = |entry: &Contender| !(known_good && entry.newcomer);
+    let all_outdone = contenders.iter().all(|entry| entry.outdone);
+    let eligible = |entry: &Contender| if known_good { entry.is_known_good() } else { all_outdone || !entry.outdone };
     let Some(best) = contenders.iter().filter(|entry| eligible(entry)).map(|entry| entry.score.total).reduce(f64::max)
     else {
         return Vec::new();
@@ -480,6 +501,7 @@ pub fn probabilities(preset: Preset, contenders: &[Contender]) -> Vec<f64> {
     let near_share = if trials > 0 { 1.0 - NEWCOMER_SHARE } else { 1.0 };
     let weight = |entry: &Contender| match preset {
         Preset::Private => 1.0,
+        _ if known_good => entry.score.total.max(f64::MIN_POSITIVE) * entry.reliability(),
         _ => entry.score.total.max(f64::MIN_POSITIVE),
     };
     let sum: f64 = contenders.iter().filter(|entry| near(entry)).map(weight).sum();
@@ -568,7 +590,14 @@ pub fn choose<R: Rng>(
     });
     let contenders: Vec<_> = scored
         .iter()
-        .map(|entry| Contender { score: entry.score, newcomer: candidates[entry.candidate].standing.is_newcomer() })
+        .map(|entry| {
+            let standing = &candidates[entry.candidate].standing;
+            Contender {
+                score: entry.score,
+                newcomer: standing.is_newcomer(),
+                outdone: standing.outdone.is_some() && search.preset != Preset::Cheapest,
+            }
+        })
         .collect();
     let shares = probabilities(search.preset, &contenders);
     for (entry, probability) in scored.iter_mut().zip(&shares) {

@@ -6,10 +6,15 @@
 //! A provider that served well for a month and then turns would live on that month for many uses more. So the last uses are counted a
 //! second time, each new one halving those before it; they can lower a score, and never raise it. After one failure a good provider still
 //! comes before those whom nobody knows, after two it doesn't.
+//!
+//! A provider that fails one use in ten has a good score for ever, and whoever stays with the first good one stays with it. So a buyer
+//! also knows how often a provider may be expected to fail that it goes to for the first time ([`Newcomers`]): whoever fails oftener is outdone.
 
 use serde::{Deserialize, Serialize};
 use tributary_protocol::time::{Seconds, UnixTime};
 
+/// A use that is worth less failed, as far as staying with a provider is concerned; what is slow and complete didn't.
+pub const FAILED_BELOW: f64 = 0.5;
 /// Pseudo-counts of the prior: one good, one bad.
 pub const PRIOR: f64 = 1.0;
 
@@ -54,6 +59,9 @@ pub struct Experience {
     /// Bad experience of the last uses.
     #[serde(default)]
     pub recent_bad: f64,
+    /// Weight of the uses that failed: those worth less than [`FAILED_BELOW`].
+    #[serde(default)]
+    pub failed: f64,
     /// Assessments ever counted.
     pub assessments: u64,
     /// The time that the counts are decayed to.
@@ -71,6 +79,7 @@ impl Experience {
             latency_weight: 0.0,
             recent_good: 0.0,
             recent_bad: 0.0,
+            failed: 0.0,
             assessments: 0,
             updated_at: now,
         }
@@ -87,6 +96,7 @@ impl Experience {
             latency_weight: self.latency_weight * factor,
             recent_good: self.recent_good * factor,
             recent_bad: self.recent_bad * factor,
+            failed: self.failed * factor,
             assessments: self.assessments,
             updated_at: self.updated_at.max(now),
         }
@@ -100,6 +110,7 @@ impl Experience {
         let weight = weight * decay.factor(sum.updated_at.since(at));
         sum.good += weight * score;
         sum.bad += weight * (1.0 - score);
+        sum.failed += if score < FAILED_BELOW { weight } else { 0.0 };
         let fading = (-weight).exp2();
         sum.recent_good = sum.recent_good * fading + weight * score;
         sum.recent_bad = sum.recent_bad * fading + weight * (1.0 - score);
@@ -140,6 +151,52 @@ impl Experience {
     #[must_use]
     pub fn latency_ms(&self) -> Option<f64> {
         (self.latency_weight > 0.0).then(|| self.latency_sum / self.latency_weight)
+    }
+}
+
+/// How often a buyer expects a provider to fail that it goes to for the first time: as often as its own providers did, each of which counts
+/// about the same, however much it was used. What others say has no part in it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Newcomers {
+    failed: f64,
+    weight: f64,
+}
+
+/// Share of a newcomer's uses that is expected to fail before there is experience. Who settles with a provider that fails one use in ten
+/// never learns that others don't, so this is what a provider must reach that is worth staying with.
+const EXPECTED_TO_FAIL: f64 = 0.065;
+/// Uses that this expectation weighs: as many as ten providers count, so that a market of worse ones changes it in time.
+const EXPECTED_WEIGHT: f64 = 50.0;
+/// Uses that a provider counts at most, so that the one that is used most doesn't stand for all.
+const PROVIDER_WEIGHT: f64 = 5.0;
+
+impl Default for Newcomers {
+    fn default() -> Self {
+        Self { failed: EXPECTED_TO_FAIL * EXPECTED_WEIGHT, weight: EXPECTED_WEIGHT }
+    }
+}
+
+impl Newcomers {
+    /// What experience with these providers teaches, each as of now.
+    #[must_use]
+    pub fn taught_by<'a>(experiences: impl IntoIterator<Item = &'a Experience>) -> Self {
+        experiences.into_iter().fold(Self::default(), |sum, own| {
+            // Together `PROVIDER_WEIGHT * weight / (1 + weight)` uses.
+            let counts = PROVIDER_WEIGHT / (1.0 + own.weight());
+            Self { failed: sum.failed + counts * own.failed, weight: sum.weight + counts * own.weight() }
+        })
+    }
+
+    /// Share of uses that is expected to fail, 0 to 1.
+    #[must_use]
+    pub fn failing(&self) -> f64 {
+        self.failed / self.weight
+    }
+
+    /// Whether a provider failed the buyer more often than is expected of a newcomer.
+    #[must_use]
+    pub fn outdo(&self, own: &Experience) -> bool {
+        own.failed > self.failing() * own.weight()
     }
 }
 
@@ -185,6 +242,31 @@ mod tests {
         let bad = (0..30).fold(Experience::none(time(0)), |sum, _| add(sum, 0.0));
         let praised = (0..3).fold(bad, |sum, _| add(sum, 1.0));
         assert!((praised.value() - praised.mean()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn who_serves_less_than_newcomers_are_expected_to_is_outdone() {
+        let add = |sum: Experience, score| sum.with(score, 1.0, None, time(0), &decay());
+        let uses = |good: u32, bad: u32| {
+            let good = (0..good).fold(Experience::none(time(0)), |sum, _| add(sum, 1.0));
+            (0..bad).fold(good, |sum, _| add(sum, 0.0))
+        };
+        let outdone = |all: &[Experience]| Newcomers::taught_by(all).outdo(&all[0]);
+        assert!(!outdone(&[uses(0, 0)]), "who was never used isn't");
+        assert!(!outdone(&[uses(1, 0)]));
+        assert!(outdone(&[uses(9, 1)]), "one in ten is too many where others are expected to do better");
+        assert!(!outdone(&[uses(19, 1)]));
+        // Where providers fail more often than that, or are cheats, the same one is worth staying with.
+        let unreliable: Vec<_> = std::iter::repeat_n(uses(17, 3), 20).collect();
+        assert!(!outdone(&[&[uses(9, 1)][..], &unreliable].concat()));
+        let cheats: Vec<_> = std::iter::repeat_n(uses(0, 1), 3).collect();
+        assert!(!outdone(&[&[uses(9, 1)][..], &cheats].concat()));
+        // However much one is used, it doesn't stand for the others.
+        let used = Newcomers::taught_by(&[uses(1_000, 0)]).failing();
+        assert!(Newcomers::default().failing() - used < 0.01, "{used}");
+        // What is slow hasn't failed.
+        let slow = (0..30).fold(Experience::none(time(0)), |sum, _| add(sum, 0.7));
+        assert!(!outdone(&[slow]) && slow.bad > 8.0);
     }
 
     #[test]

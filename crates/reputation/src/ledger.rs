@@ -219,6 +219,7 @@ fn migrations() -> Migrator {
         step(1, "local", include_str!("../migrations/0001_local.sql")),
         step(2, "recent", include_str!("../migrations/0002_recent.sql")),
         step(3, "ratings", include_str!("../migrations/0003_ratings.sql")),
+        step(4, "failed", include_str!("../migrations/0004_failed.sql")),
     ])
 }
 
@@ -298,9 +299,9 @@ impl Reputation {
         let latency = assessment.value("latency");
         let after = before.with(score, weight, latency, assessment.at, &self.config.decay);
         sqlx::query(
-            "INSERT INTO experience (provider, service, good, bad, latency_sum, latency_weight, recent_good, recent_bad, assessments, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+            "INSERT INTO experience (provider, service, good, bad, latency_sum, latency_weight, recent_good, recent_bad, failed, assessments, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
              ON CONFLICT (provider, service) DO UPDATE SET good = excluded.good, bad = excluded.bad, latency_sum = excluded.latency_sum, \
-             latency_weight = excluded.latency_weight, recent_good = excluded.recent_good, recent_bad = excluded.recent_bad, assessments = excluded.assessments, updated_at = excluded.updated_at",
+             latency_weight = excluded.latency_weight, recent_good = excluded.recent_good, recent_bad = excluded.recent_bad, failed = excluded.failed, assessments = excluded.assessments, updated_at = excluded.updated_at",
         )
         .bind(provider)
         .bind(service)
@@ -310,6 +311,7 @@ impl Reputation {
         .bind(after.latency_weight)
         .bind(after.recent_good)
         .bind(after.recent_bad)
+        .bind(after.failed)
         .bind(i64::try_from(after.assessments).unwrap_or(i64::MAX))
         .bind(seconds(after.updated_at))
         .execute(&mut *transaction)
@@ -542,6 +544,7 @@ fn experience_of(row: &sqlx::sqlite::SqliteRow) -> Result<Experience, Reputation
         latency_weight: row.try_get("latency_weight")?,
         recent_good: row.try_get("recent_good")?,
         recent_bad: row.try_get("recent_bad")?,
+        failed: row.try_get("failed")?,
         assessments: u64::try_from(assessments).unwrap_or_default(),
         updated_at: time(row.try_get("updated_at")?)?,
     })

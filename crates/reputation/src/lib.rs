@@ -18,10 +18,10 @@ pub mod ratings;
 pub mod store;
 
 pub use assess::{Assessment, AssessmentId, Measurement, ProviderName, ServiceName, Subject, Verdict};
-pub use beta::{Decay, Experience};
+pub use beta::{Decay, Experience, Newcomers};
 pub use ledger::{Config, Fault, FaultKind, Reputation, ReputationError, Score, Suspension};
 pub use network::{
-    Agreement, Combined, NetworkConfig, NetworkExperience, NetworkRating, NetworkScore, RatingValue, ReputationWeights,
-    combine,
+    Agreement, Combined, Measure, NetworkConfig, NetworkExperience, NetworkRating, NetworkScore, Outdone, RatingValue,
+    ReputationWeights, Usual, combine,
 };
 pub use ratings::{Kept, Place, RatingBounds, Ratings, VerifiedRating};

@@ -6,12 +6,14 @@
 //! the burn and the fees, so no sum of ratings is proof. Therefore ratings are worth at most [`MAX_COUNTS`] uses of one's own, less
 //! where they disagreed with what the buyer saw itself, and they never make a stranger one of those whom the buyer knows.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use tributary_protocol::amount::Amount;
 use tributary_protocol::time::{Seconds, UnixTime};
 
 use crate::assess::{AssessError, Subject};
-use crate::beta::{Decay, Experience, PRIOR};
+use crate::beta::{Decay, Experience, Newcomers, PRIOR};
 
 /// What ratings are worth together, in uses of one's own, when much money stands behind them and they agree with one's own view.
 pub const MAX_COUNTS: f64 = 2.0;
@@ -19,6 +21,15 @@ pub const MAX_COUNTS: f64 = 2.0;
 const AGREEMENT_PRIOR: f64 = 2.0;
 /// How much of the long view stands beside the ratings of the last days.
 const RECENT_PRIOR: f64 = 4.0;
+/// Whoever is rated worse than the usual provider by more than this share of uses is avoided.
+const CLEARLY_WORSE: f64 = 0.03;
+/// Full ratings of the usual provider that are assumed of each before it is found to be clearly worse. One that is all bad outweighs these,
+/// until there are some twenty others.
+const DOUBT: f64 = 10.0;
+/// A buyer leaves a provider over the ratings of others only when this much of a failure of its own confirms them.
+const A_FAILURE_REMEMBERED: f64 = 0.1;
+/// A provider says what is usual when it has this certainty at least.
+const SPEAKS_OF_THE_USUAL: f64 = 0.8;
 
 /// A score that was given, 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -170,10 +181,23 @@ impl NetworkExperience {
 
     /// Adds a rating.
     #[must_use]
-    #[allow(clippy::cast_precision_loss)] // Sums of money are shown rounded; seconds have 40 bits.
     pub fn with(&self, value: RatingValue, paid: Amount, at: UnixTime, config: &NetworkConfig) -> Self {
+        self.with_equal(1, value, paid, at, config)
+    }
+
+    /// Adds ratings that differ in nothing.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)] // Sums of money are shown rounded; seconds have 40 bits.
+    pub fn with_equal(
+        &self,
+        count: u32,
+        value: RatingValue,
+        paid: Amount,
+        at: UnixTime,
+        config: &NetworkConfig,
+    ) -> Self {
         let mut sum = self.at(at, config);
-        let full = config.weight(paid);
+        let full = config.weight(paid) * f64::from(count);
         if full <= 0.0 {
             return sum;
         }
@@ -185,8 +209,8 @@ impl NetworkExperience {
         sum.recent_good += quick * good;
         sum.recent_bad += quick * (1.0 - good);
         sum.age_sum += slow * late.get() as f64;
-        sum.paid += paid.get() as f64;
-        sum.ratings += 1;
+        sum.paid += paid.get() as f64 * f64::from(count);
+        sum.ratings += u64::from(count);
         sum
     }
 
@@ -202,6 +226,9 @@ impl NetworkExperience {
             value: long.min(recent),
             long,
             recent,
+            good: current.good,
+            recent_good: current.recent_good,
+            recent_weight,
             ratings: current.ratings,
             paid: current.paid,
             weight,
@@ -252,6 +279,12 @@ pub struct NetworkScore {
     pub long: f64,
     /// The view over days, leaning on the long one.
     pub recent: f64,
+    /// Good full ratings, faded.
+    pub good: f64,
+    /// Good full ratings of the last days.
+    pub recent_good: f64,
+    /// Full ratings of the last days.
+    pub recent_weight: f64,
     /// Ratings that count.
     pub ratings: u64,
     /// Money behind them, base units.
@@ -266,6 +299,15 @@ pub struct NetworkScore {
     pub agreement: Agreement,
 }
 
+impl fmt::Display for Outdone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ByNewcomers => "it failed more often than a new provider is expected to",
+            Self::ByTheUsual => "ratings say that it is clearly worse than the usual provider",
+        })
+    }
+}
+
 impl NetworkScore {
     /// How much is known, 0 (nothing) to below 1.
     #[must_use]
@@ -273,10 +315,43 @@ impl NetworkScore {
         self.weight / (self.prior + self.weight)
     }
 
+    /// Share of good ratings, over weeks or over the last days, whichever is lower, where `doubt` ratings worth `usual` come first.
+    fn share(&self, doubt: f64, usual: f64) -> f64 {
+        let long = (doubt * usual + self.good) / (doubt + self.weight);
+        let recent_doubt = RECENT_PRIOR + doubt;
+        long.min((recent_doubt * long + self.recent_good) / (recent_doubt + self.recent_weight))
+    }
+
     /// What the ratings are worth, in uses of one's own: at most [`MAX_COUNTS`].
     #[must_use]
     pub fn counts(&self) -> f64 {
         MAX_COUNTS * self.certainty() * self.agreement.value
+    }
+}
+
+/// What ratings say of a service's providers as a whole, by those of whom they say enough: what three in four reach.
+///
+/// Praise of some doesn't move it, and whoever is run down, no more than a quarter is ever clearly worse than usual.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Usual {
+    /// Share of good ratings, over weeks or over the last days, whichever is lower; 0 to 1.
+    pub share: f64,
+}
+
+impl Usual {
+    /// What is usual; `None` when there are too few ratings of anybody.
+    #[must_use]
+    pub fn of<'a>(scores: impl IntoIterator<Item = &'a NetworkScore>) -> Option<Self> {
+        let known = scores.into_iter().filter(|score| score.certainty() >= SPEAKS_OF_THE_USUAL);
+        let mut shares: Vec<f64> = known.map(|score| score.share(0.0, 0.0)).collect();
+        let rank = shares.len() / 4;
+        (rank < shares.len()).then(|| Self { share: *shares.select_nth_unstable_by(rank, f64::total_cmp).1 })
+    }
+
+    /// Whether ratings say that a provider is clearly worse than this, by as much as the user listens to them.
+    #[must_use]
+    pub fn is_clearly_better_than(&self, score: &NetworkScore, weights: &ReputationWeights) -> bool {
+        weights.network * (self.share - score.share(DOUBT, self.share)) > CLEARLY_WORSE
     }
 }
 
@@ -319,15 +394,53 @@ pub struct Combined {
     pub own_weight: f64,
     /// What the ratings were worth beside it, in uses of one's own.
     pub network_weight: f64,
+    /// Why others are to be preferred, if so.
+    pub outdone: Option<Outdone>,
 }
 
-/// Puts own experience and ratings together: ratings come in as up to [`MAX_COUNTS`] uses of one's own.
+/// Why others are to be preferred to a provider, whatever its score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outdone {
+    /// It failed the buyer more often than is expected of newcomers.
+    ByNewcomers,
+    /// Ratings say that it is clearly worse than the usual provider, and it failed the buyer too or the buyer never used it.
+    ByTheUsual,
+}
+
+/// What providers are measured by.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Measure {
+    /// What the buyer's own experience says of newcomers.
+    pub newcomers: Newcomers,
+    /// What ratings say of the usual provider.
+    pub usual: Option<Usual>,
+}
+
+/// Puts own experience and ratings together: ratings come in as up to [`MAX_COUNTS`] uses of one's own, and say besides whom to avoid.
 #[must_use]
-pub fn combine(own: &Experience, network: Option<&NetworkScore>, weights: &ReputationWeights) -> Combined {
+pub fn combine(
+    own: &Experience,
+    network: Option<&NetworkScore>,
+    weights: &ReputationWeights,
+    measure: &Measure,
+) -> Combined {
     let counts = network.map_or(0.0, NetworkScore::counts) * weights.network.clamp(0.0, 1.0);
     let value = network.map_or(0.5, |score| score.value);
     let long = (PRIOR + own.good + counts * value) / (2.0 * PRIOR + own.weight() + counts);
-    Combined { value: own.lowered(long), own: own.value(), own_weight: own.weight(), network_weight: counts }
+    // Slander costs money, but not enough to drive a buyer from a provider that never failed it.
+    let listens = own.weight() <= 0.0 || own.failed > A_FAILURE_REMEMBERED;
+    let outdone = if measure.newcomers.outdo(own) {
+        Some(Outdone::ByNewcomers)
+    } else if listens
+        && let Some((usual, score)) = measure.usual.zip(network)
+        && usual.is_clearly_better_than(score, weights)
+    {
+        Some(Outdone::ByTheUsual)
+    } else {
+        None
+    };
+    Combined { value: own.lowered(long), own: own.value(), own_weight: own.weight(), network_weight: counts, outdone }
 }
 
 #[cfg(test)]
@@ -418,7 +531,7 @@ mod tests {
         assert!(praised.counts() < MAX_COUNTS);
         let none = Experience::none(time(0));
         let weights = ReputationWeights::default();
-        let stranger = combine(&none, Some(&praised), &weights);
+        let stranger = combine(&none, Some(&praised), &weights, &Measure::default());
         assert!(stranger.value > 0.7 && stranger.value < 0.76, "{stranger:?}");
         assert!(stranger.own_weight.abs() < 1e-12);
 
@@ -426,11 +539,11 @@ mod tests {
         let disagreed = Agreement::between([(&cheated, &praised); 4]);
         assert!(disagreed.value < 0.4, "{disagreed:?}");
         let doubted = NetworkScore { agreement: disagreed, ..praised };
-        assert!(combine(&none, Some(&doubted), &weights).value < 0.65);
+        assert!(combine(&none, Some(&doubted), &weights, &Measure::default()).value < 0.65);
         let deaf = ReputationWeights { network: 0.0 };
-        assert!((combine(&none, Some(&praised), &deaf).value - 0.5).abs() < 1e-12);
+        assert!((combine(&none, Some(&praised), &deaf, &Measure::default()).value - 0.5).abs() < 1e-12);
         // Praise bought after it has cheated doesn't bring it back above those whom nobody knows.
-        assert!(combine(&cheated, Some(&praised), &weights).value < 0.5);
+        assert!(combine(&cheated, Some(&praised), &weights, &Measure::default()).value < 0.5);
     }
 
     #[test]
@@ -438,7 +551,49 @@ mod tests {
         let bad = scored(&[(0.1, 1000, 0); 20], 0);
         let none = Experience::none(time(0));
         let weights = ReputationWeights::default();
-        assert!(combine(&none, Some(&bad), &weights).value < combine(&none, None, &weights).value);
+        assert!(
+            combine(&none, Some(&bad), &weights, &Measure::default()).value
+                < combine(&none, None, &weights, &Measure::default()).value
+        );
+    }
+
+    #[test]
+    fn whom_ratings_say_to_be_clearly_worse_is_avoided_by_strangers_and_by_whom_it_failed() {
+        let good = scored(&[(0.97, 1000, 0); 100], 0);
+        let worse = scored(&[(0.89, 1000, 0); 100], 0);
+        let little = scored(&[(0.85, 1000, 0); 1], 0);
+        let measure = Measure { usual: Usual::of([&good, &good, &good, &worse, &little]), ..Measure::default() };
+        let weights = ReputationWeights::default();
+        let none = Experience::none(time(0));
+        let outdone = |own: &Experience, network| combine(own, Some(network), &weights, &measure).outdone;
+        assert_eq!(outdone(&none, &worse), Some(Outdone::ByTheUsual));
+        assert_eq!(outdone(&none, &good), None);
+        assert_eq!(outdone(&none, &little), None, "one rating that is somewhat worse says nothing");
+        let deaf = ReputationWeights { network: 0.0 };
+        assert_eq!(combine(&none, Some(&worse), &deaf, &measure).outdone, None);
+
+        let add = |sum: Experience, score| sum.with(score, 1.0, None, time(0), &Decay::default());
+        let served = (0..30).fold(none, |sum, _| add(sum, 1.0));
+        assert_eq!(outdone(&served, &worse), None, "slander drives nobody from whom it never failed");
+        let failed = add(served, 0.0);
+        assert_eq!(outdone(&failed, &worse), Some(Outdone::ByTheUsual));
+        assert_eq!(outdone(&failed, &good), None);
+    }
+
+    #[test]
+    fn praise_moves_nothing_usual_and_slander_makes_no_more_than_a_quarter_worse() {
+        let honest = scored(&[(0.97, 1000, 0); 100], 0);
+        let praised = scored(&[(1.0, 1000, 0); 10_000], 0);
+        let slandered = scored(&[(0.97, 1000, 0), (0.0, 1000, 0)].repeat(50), 0);
+        let weights = ReputationWeights::default();
+        let worse = |scores: &[&NetworkScore]| {
+            let usual = Usual::of(scores.iter().copied()).unwrap();
+            scores.iter().filter(|score| usual.is_clearly_better_than(score, &weights)).count()
+        };
+        assert_eq!(worse(&[&honest, &honest, &praised, &praised]), 0);
+        assert_eq!(worse(&[&honest, &honest, &praised, &slandered]), 1);
+        assert_eq!(worse(&[&honest, &slandered, &praised, &slandered]), 0);
+        assert_eq!(Usual::of([&scored(&[], 0)]), None);
     }
 
     #[test]

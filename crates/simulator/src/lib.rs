@@ -11,5 +11,5 @@ pub mod run;
 
 pub use model::{Attack, Setup, SetupError, Tactic};
 pub use plot::{PlotError, write_plots};
-pub use report::{BAR, Cell, Plan, Point, Report, study};
+pub use report::{BAR, Cell, Plan, Point, Report, Worst, study};
 pub use run::{Day, Outcome, simulate};

@@ -154,7 +154,12 @@ impl Attack {
         let plain = Tactic::PLAIN;
         let turn = Tactic { turn: Some(warm_up), ..plain };
         match self {
-            Self::Plain => vec![plain, Tactic { name: "cheats, dumps prices", price: DUMPED, ..plain }],
+            Self::Plain => vec![
+                plain,
+                Tactic { name: "cheats, dumps prices", price: DUMPED, ..plain },
+                Tactic { name: "cheats one in three", cheating: 1.0 / 3.0, ..plain },
+                Tactic { name: "cheats one in ten", cheating: 0.1, ..plain },
+            ],
             Self::BallotStuffing => vec![
                 Tactic { name: "praise", praise: 1.0, ..plain },
                 Tactic { name: "praise, dumps prices", praise: 1.0, price: DUMPED, ..plain },
@@ -165,6 +170,13 @@ impl Attack {
                 Tactic { name: "slander of all", slander: 1.0, ..plain },
                 Tactic { name: "slander of the busiest tenth", slander: 1.0, focus: 0.1, price: DUMPED, ..plain },
                 Tactic { name: "slander of the busiest half", slander: 1.0, focus: 0.5, ..plain },
+                Tactic {
+                    name: "slander of the busiest half, cheats one in ten",
+                    slander: 1.0,
+                    focus: 0.5,
+                    cheating: 0.1,
+                    ..plain
+                },
             ],
             Self::Whitewashing => vec![
                 Tactic { name: "a new name each day", renewal: Renewal::Daily, ..plain },
@@ -173,6 +185,12 @@ impl Attack {
                 Tactic {
                     name: "a new name when found out, honest for five days",
                     renewal: Renewal::Found { honest_days: 5 },
+                    ..plain
+                },
+                Tactic {
+                    name: "a new name when found out, cheats one in ten",
+                    renewal: Renewal::Found { honest_days: 0 },
+                    cheating: 0.1,
                     ..plain
                 },
             ],
@@ -191,6 +209,14 @@ impl Attack {
                     praise: 0.1,
                     slander: 0.9,
                     focus: 0.1,
+                    ..turn
+                },
+                Tactic {
+                    name: "fronts that turn at once, then cheat one in ten",
+                    fronts: 0.5,
+                    praise: 0.5,
+                    slander: 0.5,
+                    cheating: 0.1,
                     ..turn
                 },
             ],
@@ -216,6 +242,18 @@ impl Attack {
                         praise: 0.2,
                         slander: 0.8,
                         focus: 0.1,
+                        ..every
+                    },
+                    Tactic {
+                        name: "all turn, then cheat one in three, praised, the busiest half slandered",
+                        focus: 0.5,
+                        cheating: 1.0 / 3.0,
+                        ..every
+                    },
+                    Tactic {
+                        name: "all turn, then cheat one in ten, praised, the busiest half slandered",
+                        focus: 0.5,
+                        cheating: 0.1,
                         ..every
                     },
                 ]
@@ -286,6 +324,12 @@ pub struct Tactic {
 }
 
 impl Tactic {
+    /// Whether a cheating provider serves some uses nonetheless: it can't be told from an unreliable one but by counting.
+    #[must_use]
+    pub fn serves_in_part(&self) -> bool {
+        self.cheating < 1.0
+    }
+
     /// Takes money, serves nothing.
     pub const PLAIN: Self = Self {
         name: "cheats",

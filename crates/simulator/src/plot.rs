@@ -4,9 +4,13 @@ use std::path::{Path, PathBuf};
 
 use plotters::prelude::*;
 
-use crate::report::{Cell, Report};
+use crate::report::{Point, Report, Worst};
 
-const SIZE: (u32, u32) = (900, 480);
+const SIZE: (u32, u32) = (1_300, 480);
+/// Where the names of the lines begin; on the lines they would hide some.
+const NAMES: u32 = 760;
+/// From one name to the next.
+const NAME: i32 = 22;
 const FONT: (&str, u32) = ("sans-serif", 14);
 
 /// Why a figure isn't written.
@@ -40,7 +44,8 @@ impl PlotError {
     }
 }
 
-/// Writes `attacks-*.svg` (cheated share by day, for each burn and weight of ratings) and `spending.svg` (the curve, if there is one).
+/// Writes `attacks-*.svg` (purchases at dishonest providers by day, for each burn and weight of ratings) and `spending.svg` (the curve, if
+/// there is one).
 ///
 /// # Errors
 /// [`PlotError`].
@@ -49,42 +54,44 @@ pub fn write_plots(report: &Report, folder: &Path) -> Result<(), PlotError> {
     for &network in &report.plan.networks {
         for &burn in &report.plan.burns {
             let with = if network > 0.0 { "with" } else { "without" };
-            let lines: Vec<_> = report
-                .cells
-                .iter()
-                .filter(|cell| cell.burn_bps == burn && cell.network.total_cmp(&network).is_eq())
-                .map(|cell| (format!("{}: {}", cell.attack, cell.tactic), by_day(cell)))
+            let cells =
+                report.cells.iter().filter(|cell| cell.burn_bps == burn && cell.network.total_cmp(&network).is_eq());
+            let worst =
+                cells.flat_map(|cell| [Some(&cell.dishonest), cell.in_part.as_ref()].map(|worst| (cell, worst)));
+            let lines: Vec<_> = worst
+                .filter_map(|(cell, worst)| Some((format!("{}: {}", cell.attack, worst?.tactic), by_day(worst?))))
                 .collect();
-            let title = format!("Cheated purchases by day, burn {burn} bps, {with} ratings of others");
+            let title = format!("Purchases at dishonest providers by day, burn {burn} bps, {with} ratings of others");
             let svg = chart(&title, "day", &lines)?;
             write(&folder.join(format!("attacks-{burn}-{with}.svg")), &svg)?;
         }
     }
     if !report.curve.is_empty() {
-        let lines: Vec<_> = report
-            .plan
-            .networks
-            .iter()
-            .map(|&network| {
-                let points = report.curve.iter().filter(|point| point.network.total_cmp(&network).is_eq());
-                let with = if network > 0.0 { "with" } else { "without" };
-                (
-                    format!("{with} ratings of others"),
-                    points.map(|point| (point.spending * 100.0, point.cheated * 100.0)).collect(),
-                )
+        let line = |network: f64, what: &str, share: fn(&Point) -> f64| {
+            let points = report.curve.iter().filter(|point| point.network.total_cmp(&network).is_eq());
+            let with = if network > 0.0 { "with" } else { "without" };
+            let points: Vec<_> = points.map(|point| (point.spending * 100.0, share(point) * 100.0)).collect();
+            (format!("{what}, {with} ratings of others"), points)
+        };
+        let networks = report.plan.networks.iter();
+        let lines: Vec<_> = networks
+            .flat_map(|&network| {
+                let dishonest = line(network, "at dishonest providers", |point| point.dishonest);
+                let in_part = line(network, "at those that serve in part", |point| point.in_part);
+                [dishonest, in_part, line(network, "cheated", |point| point.cheated)]
             })
             .collect();
-        let svg = chart("Attack spending against cheated purchases", "spending, % of honest spending", &lines)?;
+        let svg = chart("Attack spending against share, all together", "spending, % of honest spending", &lines)?;
         write(&folder.join("spending.svg"), &svg)?;
     }
     Ok(())
 }
 
 #[allow(clippy::cast_precision_loss)] // Counts of purchases and days.
-fn by_day(cell: &Cell) -> Vec<(f64, f64)> {
-    let share = |cheated: u64, purchases: u64| cheated as f64 * 100.0 / purchases.max(1) as f64;
-    let days = cell.outcome.days.iter().enumerate();
-    days.map(|(day, sum)| (day as f64 + 1.0, share(sum.cheated, sum.purchases))).collect()
+fn by_day(worst: &Worst) -> Vec<(f64, f64)> {
+    let share = |count: u64, purchases: u64| count as f64 * 100.0 / purchases.max(1) as f64;
+    let days = worst.outcome.days.iter().enumerate();
+    days.map(|(day, sum)| (day as f64 + 1.0, share(sum.dishonest, sum.purchases))).collect()
 }
 
 fn write(path: &Path, svg: &str) -> Result<(), PlotError> {
@@ -108,31 +115,30 @@ fn draw(
     let top = points().map(|point| point.1).fold(6.0, f64::max) * 1.05;
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
+    let (left, names) = root.split_horizontally(NAMES);
+    let mut chart = ChartBuilder::on(&left)
         .caption(title, ("sans-serif", 18))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(50)
         .build_cartesian_2d(0.0..right, 0.0..top)?;
-    chart.configure_mesh().x_desc(across).y_desc("cheated, % of purchases").label_style(FONT).draw()?;
+    chart.configure_mesh().x_desc(across).y_desc("% of purchases").label_style(FONT).draw()?;
     let bar = crate::report::BAR * 100.0;
-    chart
-        .draw_series(LineSeries::new([(0.0, bar), (right, bar)], BLACK.mix(0.5)))?
-        .label("bar, mean after day 30")
-        .legend(|(x, y)| PathElement::new([(x, y), (x + 16, y)], BLACK.mix(0.5)));
+    let mut height = 40;
+    let mut named = |label: &str, style: ShapeStyle| {
+        names.draw(&PathElement::new([(0, height), (24, height)], style))?;
+        let drawn = names.draw(&Text::new(label.to_owned(), (32, height - 6), ("sans-serif", 12)));
+        height += NAME;
+        drawn
+    };
+    let grey = BLACK.mix(0.5).into();
+    chart.draw_series(LineSeries::new([(0.0, bar), (right, bar)], grey))?;
+    named("the bar, for the mean after day 30", grey)?;
     for (place, (label, line)) in lines.iter().enumerate() {
-        let colour = Palette99::pick(place).to_rgba();
-        chart
-            .draw_series(LineSeries::new(line.iter().copied(), colour.stroke_width(2)))?
-            .label(label)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        let style = Palette99::pick(place).stroke_width(2);
+        chart.draw_series(LineSeries::new(line.iter().copied(), style))?;
+        named(label, style)?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.8))
-        .label_font(("sans-serif", 12))
-        .draw()?;
     root.present()?;
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! One market under one attack.
 
+use std::sync::OnceLock;
+
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -8,8 +10,8 @@ use tributary_market::choose::{Contender, Parts, Score, draw, low_price, probabi
 use tributary_protocol::amount::Amount;
 use tributary_protocol::time::UnixTime;
 use tributary_reputation::{
-    Agreement, Decay, Experience, NetworkConfig, NetworkExperience, NetworkScore, RatingValue, ReputationWeights,
-    combine,
+    Agreement, Decay, Experience, Measure, NetworkConfig, NetworkExperience, NetworkScore, Newcomers, RatingValue,
+    ReputationWeights, Usual, combine,
 };
 
 use crate::model::{Renewal, Setup, SetupError, Tactic};
@@ -18,22 +20,26 @@ use crate::model::{Renewal, Setup, SetupError, Tactic};
 const USUAL: f64 = 1_000.0;
 /// Offers of strangers that a buyer's book holds.
 const BOOK: usize = 1_024;
-/// Buyers who share a source of chance; fixed, so that threads change nothing.
+/// Buyers who share a source of chance, and a book if not all offers fit into one; fixed, so that threads change nothing.
 const CHUNK: usize = 1_000;
 /// Days before the turn on which saved money begins to be spent.
 const SPENDING_BEFORE_TURN: u32 = 2;
 /// A cheat is found out when it sells less than this share of what an honest provider sells.
 const FOUND_OUT: f64 = 0.25;
+/// An honest provider that serves less is among the least reliable: the lowest fifth.
+pub const UNRELIABLE: f64 = 0.967;
+/// Steps of agreement between which a buyer's view of strangers isn't told apart: who is in the same step shares one draw.
+const AGREEMENTS: usize = 8;
 
 /// What happened on a day.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Day {
     /// Purchases of honest buyers.
     pub purchases: u64,
-    /// Those at the attacker's providers, served or not.
+    /// Those at the attacker's providers.
+    pub attacker: u64,
+    /// Those at dishonest providers: the attacker's from the day of its turn, served or not, under whatever name.
     pub dishonest: u64,
-    /// Those at providers that cheated on this day.
-    pub cheating: u64,
     /// Those that were cheated.
     pub cheated: u64,
 }
@@ -43,21 +49,24 @@ pub struct Day {
 pub struct Outcome {
     /// Each day.
     pub days: Vec<Day>,
-    /// Share of the judged purchases at providers that cheated on that day, whether they cheated in this purchase or not.
-    pub share: f64,
-    /// Share of the judged purchases that were cheated: the figure with the bar.
-    pub cheated: f64,
-    /// Share of the judged purchases at the attacker's providers, those included that serve honestly for the time being.
+    /// Share of the judged purchases that went to dishonest providers: all purchases at those that have begun to cheat, served or not.
     pub dishonest: f64,
-    /// The highest such share as `share` of a single judged day.
+    /// Share of the judged purchases that were cheated.
+    pub cheated: f64,
+    /// Share of the judged purchases at the attacker's providers, those included that have cheated nobody yet.
+    pub attacker: f64,
+    /// The highest share of purchases at dishonest providers of a single judged day.
     pub worst_day: f64,
     /// What the attacker spent, as a share of what honest buyers spent.
     pub spent: f64,
+    /// Judged purchases at the least reliable honest providers (those that serve less than [`UNRELIABLE`] of the uses), of what honest
+    /// providers sell on average.
+    pub least_reliable: f64,
 }
 
 #[derive(Debug, Clone)]
 struct Provider {
-    dishonest: bool,
+    attacker: bool,
     /// Changes with each new name.
     identity: u32,
     price: u128,
@@ -80,6 +89,7 @@ struct Known {
 
 #[derive(Debug, Clone, Default)]
 struct Buyer {
+    /// Those included whose names are gone: what they taught stays.
     known: Vec<Known>,
 }
 
@@ -98,9 +108,26 @@ struct Public<'a> {
     cheating: f64,
     providers: &'a [Provider],
     scores: &'a [NetworkScore],
+    usual: Option<Usual>,
     low: Option<u128>,
     weights: ReputationWeights,
     decay: Decay,
+}
+
+/// Whom a buyer can go to that it never used, and with which probability.
+struct Strangers {
+    book: Vec<usize>,
+    /// Sums of the probabilities along the book, for each step of agreement; made when first needed.
+    sums: [OnceLock<Vec<f64>>; AGREEMENTS + 1],
+    trials: Vec<usize>,
+}
+
+/// Room for one choice after the other.
+#[derive(Default)]
+struct Scratch {
+    live: Vec<(usize, Experience)>,
+    all: Vec<Experience>,
+    contenders: Vec<Contender>,
 }
 
 fn time(day: u32) -> UnixTime {
@@ -124,10 +151,11 @@ pub fn simulate(setup: &Setup, tactic: &Tactic) -> Result<Outcome, SetupError> {
     let mut buyers = vec![Buyer::default(); setup.buyers as usize];
     let mut days = Vec::new();
     let (mut spent, mut honest_spending) = (0.0, 0.0);
+    let mut sold = vec![0; providers.len()];
     let daily = f64::from(setup.buyers) * setup.purchases * USUAL * setup.spending;
     for day in 0..setup.days {
         let now = time(day + 1);
-        for provider in providers.iter_mut().filter(|provider| provider.dishonest) {
+        for provider in providers.iter_mut().filter(|provider| provider.attacker) {
             provider.cheating = cheats(provider, tactic, day);
         }
         let scores: Vec<_> =
@@ -139,23 +167,35 @@ pub fn simulate(setup: &Setup, tactic: &Tactic) -> Result<Outcome, SetupError> {
             cheating: tactic.cheating,
             providers: &providers,
             scores: &scores,
+            usual: Usual::of(&scores),
             low: low_price(&mut prices),
             weights: ReputationWeights { network: setup.network },
             decay: Decay::default(),
         };
+        // Where all offers fit into a book, everybody has the same.
+        let shared = (providers.len() <= BOOK).then(|| public.strangers((0..providers.len()).collect()));
         let tallies = buyers
             .par_chunks_mut(CHUNK)
             .enumerate()
             .map(|(chunk, buyers)| {
                 let place = u64::from(day) << 32 | chunk as u64;
                 let mut chance = ChaCha8Rng::seed_from_u64(setup.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ place);
+                let own_book;
+                let strangers = if let Some(shared) = &shared {
+                    shared
+                } else {
+                    let book = rand::seq::index::sample(&mut chance, public.providers.len(), BOOK).into_vec();
+                    own_book = public.strangers(book);
+                    &own_book
+                };
                 let mut tallies = vec![Tally::default(); public.providers.len()];
+                let mut scratch = Scratch::default();
                 for buyer in buyers {
                     if chance.r#gen::<f64>() < setup.churn {
                         buyer.known.clear();
                     }
                     if chance.r#gen::<f64>() < setup.purchases {
-                        buy(buyer, &public, &mut tallies, &mut chance);
+                        buy(buyer, &public, strangers, &mut scratch, &mut tallies, &mut chance);
                     }
                 }
                 tallies
@@ -173,18 +213,21 @@ pub fn simulate(setup: &Setup, tactic: &Tactic) -> Result<Outcome, SetupError> {
                 },
             );
         let mut sum = Day::default();
+        if day >= setup.warm_up {
+            for (sold, tally) in sold.iter_mut().zip(&tallies) {
+                *sold += u64::from(tally.sold);
+            }
+        }
         for (provider, tally) in providers.iter_mut().zip(&tallies) {
             sum.purchases += u64::from(tally.sold);
             #[allow(clippy::cast_precision_loss)] // A few digits.
             let price = provider.price as f64;
             honest_spending += f64::from(tally.sold) * price;
             provider.cheated_under_name |= tally.cheated > 0;
-            if provider.dishonest {
-                sum.dishonest += u64::from(tally.sold);
-                sum.cheated += u64::from(tally.cheated);
-            }
-            if provider.cheating {
-                sum.cheating += u64::from(tally.sold);
+            sum.cheated += u64::from(tally.cheated);
+            if provider.attacker {
+                sum.attacker += u64::from(tally.sold);
+                sum.dishonest += if day >= provider.turn { u64::from(tally.sold) } else { 0 };
             }
         }
         days.push(sum);
@@ -196,9 +239,7 @@ pub fn simulate(setup: &Setup, tactic: &Tactic) -> Result<Outcome, SetupError> {
             let paid = amount(USUAL);
             let mut add = |value: f64, count: u32| {
                 let Ok(value) = RatingValue::new(value) else { return };
-                for _ in 0..count {
-                    provider.ratings = provider.ratings.with(value, paid, now, &config);
-                }
+                provider.ratings = provider.ratings.with_equal(count, value, paid, now, &config);
             };
             add(1.0, tally.good + praise[slot]);
             add(0.0, tally.bad + slander[slot]);
@@ -214,13 +255,26 @@ pub fn simulate(setup: &Setup, tactic: &Tactic) -> Result<Outcome, SetupError> {
         share
     };
     Ok(Outcome {
-        share: share(total(|day| day.cheating), purchases),
-        cheated: share(total(|day| day.cheated), purchases),
         dishonest: share(total(|day| day.dishonest), purchases),
-        worst_day: judged.map(|day| share(day.cheating, day.purchases)).fold(0.0, f64::max),
+        cheated: share(total(|day| day.cheated), purchases),
+        attacker: share(total(|day| day.attacker), purchases),
+        worst_day: judged.map(|day| share(day.dishonest, day.purchases)).fold(0.0, f64::max),
         spent: if honest_spending > 0.0 { spent / honest_spending } else { 0.0 },
+        least_reliable: least_reliable(&providers, &sold),
         days,
     })
+}
+
+fn least_reliable(providers: &[Provider], sold: &[u64]) -> f64 {
+    let mean = |worst: f64| {
+        let of = providers.iter().zip(sold).filter(|(provider, _)| !provider.attacker && provider.quality < worst);
+        let (count, sum) = of.fold((0, 0), |(count, sum), (_, sold)| (count + 1, sum + sold));
+        #[allow(clippy::cast_precision_loss)] // Below 2^53.
+        let mean = sum as f64 / f64::from(count.max(1));
+        mean
+    };
+    let all = mean(f64::INFINITY);
+    if all > 0.0 { mean(UNRELIABLE) / all } else { 0.0 }
 }
 
 fn people(setup: &Setup, tactic: &Tactic, chance: &mut ChaCha8Rng) -> Vec<Provider> {
@@ -234,7 +288,7 @@ fn people(setup: &Setup, tactic: &Tactic, chance: &mut ChaCha8Rng) -> Vec<Provid
             let front = f64::from(slot) < f64::from(attackers) * tactic.fronts;
             let wave = if tactic.waves > 0 { slot % tactic.waves } else { 0 };
             Provider {
-                dishonest: wicked,
+                attacker: wicked,
                 identity: 0,
                 price: amount(USUAL * factor).get(),
                 quality: if wicked { 0.99 } else { chance.gen_range(0.96..0.995) },
@@ -291,9 +345,9 @@ fn bought(
     };
     // Money streamed to oneself comes back but for the burn.
     let washed = USUAL * f64::from(setup.burn_bps) / 10_000.0 + fee;
-    let own: Vec<_> = (0..providers.len()).filter(|&slot| providers[slot].dishonest).collect();
+    let own: Vec<_> = (0..providers.len()).filter(|&slot| providers[slot].attacker).collect();
     spread(&mut praise, &own, washed, budget * tactic.praise);
-    let mut others: Vec<_> = (0..providers.len()).filter(|&slot| !providers[slot].dishonest).collect();
+    let mut others: Vec<_> = (0..providers.len()).filter(|&slot| !providers[slot].attacker).collect();
     others.sort_by_key(|&slot| std::cmp::Reverse(tallies[slot].sold));
     others.truncate(((others.len() as f64 * tactic.focus) as usize).max(1));
     spread(&mut slander, &others, USUAL + fee, budget * tactic.slander);
@@ -301,11 +355,11 @@ fn bought(
 }
 
 fn rename(setup: &Setup, tactic: &Tactic, day: u32, now: UnixTime, tallies: &[Tally], providers: &mut [Provider]) {
-    let honest = providers.iter().zip(tallies).filter(|(provider, _)| !provider.dishonest);
+    let honest = providers.iter().zip(tallies).filter(|(provider, _)| !provider.attacker);
     let (count, sold) =
         honest.fold((0.0, 0.0), |(count, sold), (_, tally)| (count + 1.0, sold + f64::from(tally.sold)));
     let usual = if count > 0.0 { sold / count } else { f64::from(setup.buyers) };
-    for (provider, tally) in providers.iter_mut().zip(tallies).filter(|(provider, _)| provider.dishonest) {
+    for (provider, tally) in providers.iter_mut().zip(tallies).filter(|(provider, _)| provider.attacker) {
         let renews = match tactic.renewal {
             Renewal::Never => false,
             Renewal::Daily => provider.cheated_under_name,
@@ -326,64 +380,120 @@ impl Public<'_> {
         parts.score(self.setup.preset, self.low)
     }
 
-    fn stranger(&self, slot: usize, none: &Experience, agreement: Agreement) -> Contender {
+    fn contender(&self, slot: usize, own: &Experience, agreement: Agreement, newcomers: Newcomers) -> Contender {
         let network = NetworkScore { agreement, ..self.scores[slot] };
-        let reputation = combine(none, Some(&network), &self.weights).value;
-        Contender { score: self.score(slot, reputation, None), newcomer: true }
+        let combined = combine(own, Some(&network), &self.weights, &Measure { newcomers, usual: self.usual });
+        Contender {
+            score: self.score(slot, combined.value, own.latency_ms()),
+            newcomer: combined.own_weight <= 0.0,
+            outdone: combined.outdone.is_some(),
+        }
+    }
+
+    fn stranger(&self, slot: usize, agreement: Agreement) -> Contender {
+        self.contender(slot, &Experience::none(self.now), agreement, Newcomers::default())
+    }
+
+    fn strangers(&self, book: Vec<usize>) -> Strangers {
+        let tried = |slot: &usize| self.stranger(*slot, Agreement::default()).may_be_tried();
+        let trials = book.iter().copied().filter(tried).collect();
+        Strangers { book, sums: std::array::from_fn(|_| OnceLock::new()), trials }
     }
 
     /// Whom the buyer takes.
-    fn choose(&self, buyer: &Buyer, chance: &mut ChaCha8Rng) -> Option<usize> {
-        let known: Vec<_> =
-            buyer.known.iter().map(|known| (known.slot as usize, known.own.at(self.now, &self.decay))).collect();
-        let agreement = Agreement::between(known.iter().map(|(slot, own)| (own, &self.scores[*slot])));
-        let mut contenders: Vec<_> = known
-            .iter()
-            .map(|(slot, own)| {
-                let network = NetworkScore { agreement, ..self.scores[*slot] };
-                let reputation = combine(own, Some(&network), &self.weights).value;
-                Contender { score: self.score(*slot, reputation, own.latency_ms()), newcomer: false }
-            })
-            .collect();
-        let none = Experience::none(self.now);
-        let is_known = |slot: usize| known.iter().any(|(known, _)| *known == slot);
+    fn choose(
+        &self,
+        buyer: &Buyer,
+        strangers: &Strangers,
+        scratch: &mut Scratch,
+        chance: &mut ChaCha8Rng,
+    ) -> Option<usize> {
+        let Scratch { live, all, contenders } = scratch;
+        live.clear();
+        all.clear();
+        contenders.clear();
+        for known in &buyer.known {
+            let (slot, own) = (known.slot as usize, known.own.at(self.now, &self.decay));
+            all.push(own);
+            // A name that is gone sells nothing more.
+            if self.providers[slot].identity == known.identity {
+                live.push((slot, own));
+            }
+        }
+        let newcomers = Newcomers::taught_by(&*all);
+        let agreement = if self.weights.network > 0.0 {
+            Agreement::between(live.iter().map(|(slot, own)| (own, &self.scores[*slot])))
+        } else {
+            Agreement::default()
+        };
+        contenders.extend(live.iter().map(|(slot, own)| self.contender(*slot, own, agreement, newcomers)));
         if contenders.iter().any(Contender::is_known_good) {
             // Strangers share one part evenly: first one for all of them, then which it is.
-            contenders.push(Contender { score: self.score_of_a_trial(), newcomer: true });
-            let place = draw(&probabilities(self.setup.preset, &contenders), chance.r#gen())?;
-            if let Some((slot, _)) = known.get(place) {
+            if !strangers.trials.is_empty() {
+                let score = Score { total: 0.0, price: 1.0, reputation: 0.5, latency: 0.5 };
+                contenders.push(Contender { score, newcomer: true, outdone: false });
+            }
+            let place = draw(&probabilities(self.setup.preset, contenders), chance.r#gen())?;
+            if let Some((slot, _)) = live.get(place) {
                 return Some(*slot);
             }
-            const TRIES: usize = 1_000;
-            let stranger = (0..TRIES)
-                .map(|_| chance.gen_range(0..self.providers.len()))
-                .find(|&slot| !is_known(slot) && self.stranger(slot, &none, agreement).may_be_tried());
-            return stranger.or_else(|| known.first().map(|(slot, _)| *slot));
+            let trials = &strangers.trials;
+            return unknown(live, || trials[chance.gen_range(0..trials.len())]).or_else(|| Some(live.first()?.0));
         }
-        let book: Vec<usize> = if self.providers.len() > BOOK {
-            rand::seq::index::sample(chance, self.providers.len(), BOOK).into_vec()
-        } else {
-            (0..self.providers.len()).collect()
-        };
-        let mut slots: Vec<_> = known.iter().map(|(slot, _)| *slot).collect();
-        for slot in book {
-            if !is_known(slot) {
+        if contenders.iter().any(|contender| !contender.outdone) {
+            // Somebody who failed lately and isn't outdone: that one competes with strangers by its score.
+            let mut slots: Vec<_> = live.iter().map(|(slot, _)| *slot).collect();
+            for &slot in strangers.book.iter().filter(|slot| live.iter().all(|(known, _)| known != *slot)) {
                 slots.push(slot);
-                contenders.push(self.stranger(slot, &none, agreement));
+                contenders.push(self.stranger(slot, agreement));
             }
+            return draw(&probabilities(self.setup.preset, contenders), chance.r#gen()).map(|place| slots[place]);
         }
-        draw(&probabilities(self.setup.preset, &contenders), chance.r#gen()).map(|place| slots[place])
+        let sums = self.sums(strangers, agreement);
+        let total = *sums.last()?;
+        let place = || {
+            let point = chance.r#gen::<f64>() * total;
+            strangers.book[sums.partition_point(|sum| *sum <= point).min(sums.len() - 1)]
+        };
+        unknown(live, place).or_else(|| Some(live.first()?.0))
     }
 
-    fn score_of_a_trial(&self) -> Score {
-        Score { total: 0.0, price: 1.0, reputation: 0.5, latency: 0.5 }
+    /// The draw among strangers, for all buyers with about this agreement.
+    fn sums<'a>(&self, strangers: &'a Strangers, agreement: Agreement) -> &'a [f64] {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        // 0 to AGREEMENTS.
+        let (step, value) = {
+            let step = (agreement.value * AGREEMENTS as f64).round().clamp(0.0, AGREEMENTS as f64);
+            (step as usize, step / AGREEMENTS as f64)
+        };
+        strangers.sums[step].get_or_init(|| {
+            let agreement = Agreement { value, ..agreement };
+            let contenders: Vec<_> = strangers.book.iter().map(|&slot| self.stranger(slot, agreement)).collect();
+            let mut sum = 0.0;
+            let add = |probability: f64| {
+                sum += probability;
+                sum
+            };
+            probabilities(self.setup.preset, &contenders).into_iter().map(add).collect()
+        })
     }
 }
 
-fn buy(buyer: &mut Buyer, public: &Public<'_>, tallies: &mut [Tally], chance: &mut ChaCha8Rng) {
-    // A name that is gone sells nothing more.
-    buyer.known.retain(|known| public.providers[known.slot as usize].identity == known.identity);
-    let Some(slot) = public.choose(buyer, chance) else {
+/// The first drawn whom the buyer doesn't know.
+fn unknown(live: &[(usize, Experience)], mut drawn: impl FnMut() -> usize) -> Option<usize> {
+    const TRIES: usize = 1_000;
+    (0..TRIES).map(|_| drawn()).find(|slot| live.iter().all(|(known, _)| known != slot))
+}
+
+fn buy(
+    buyer: &mut Buyer,
+    public: &Public<'_>,
+    strangers: &Strangers,
+    scratch: &mut Scratch,
+    tallies: &mut [Tally],
+    chance: &mut ChaCha8Rng,
+) {
+    let Some(slot) = public.choose(buyer, strangers, scratch, chance) else {
         return;
     };
     let provider = &public.providers[slot];
@@ -399,7 +509,8 @@ fn buy(buyer: &mut Buyer, public: &Public<'_>, tallies: &mut [Tally], chance: &m
     }
     let latency = good.then_some(provider.latency_ms);
     let add = |own: &Experience| own.with(value, 1.0, latency, public.now, &public.decay);
-    match buyer.known.iter_mut().find(|known| known.slot as usize == slot) {
+    let same = |known: &&mut Known| known.slot as usize == slot && known.identity == provider.identity;
+    match buyer.known.iter_mut().find(same) {
         Some(known) => known.own = add(&known.own),
         None => buyer.known.push(Known {
             #[allow(clippy::cast_possible_truncation)] // Slots are counted in a u32.

@@ -178,6 +178,9 @@ fn explained(known: &Reputed) -> String {
     if combined.own_weight <= 0.0 && combined.network_weight <= 0.0 {
         text.push_str(" (nothing known: counts as average)");
     }
+    if let Some(outdone) = combined.outdone {
+        text.push_str(&format!(" (others are preferred: {outdone})"));
+    }
     text
 }
 
@@ -201,6 +204,6 @@ fn value(service: &ServiceId, known: &Reputed) -> Value {
     json!({
         "service": service.as_str(), "score": known.combined.value, "own": known.combined.own, "own_weight": known.combined.own_weight,
         "experience": known.own.experience, "network": known.network, "network_weight": known.combined.network_weight,
-        "suspension": known.own.suspension, "failing": known.failures,
+        "suspension": known.own.suspension, "failing": known.failures, "outdone": known.combined.outdone,
     })
 }

@@ -287,6 +287,44 @@ fn who_failed_lately_is_chosen_only_when_nobody_else_passes() {
 }
 
 #[test]
+fn who_is_outdone_is_left_for_the_known_good_then_for_strangers_and_taken_when_nobody_else_is_there() {
+    let outdone = |byte| {
+        let reason = Some("it failed more often than a new provider is expected to".to_owned());
+        candidate(byte, 60, Standing { outdone: reason, ..standing(0.88, 50.0) })
+    };
+    let (known, stranger) = (candidate(2, 60, standing(0.6, 50.0)), candidate(3, 60, Standing::default()));
+    let (_, explanation) = draw(&[outdone(1), known, stranger.clone()], &search(), 1);
+    let shown = probabilities(&explanation);
+    assert_eq!(shown[&name(1)], 0.0);
+    assert!((shown[&name(2)] - (1.0 - NEWCOMER_SHARE)).abs() < 1e-9);
+    assert!(explanation.to_string().contains("others are preferred: it failed more often"), "{explanation}");
+    let shown = probabilities(&draw(&[outdone(1), stranger.clone()], &search(), 1).1);
+    assert_eq!((shown[&name(1)], shown[&name(3)]), (0.0, 1.0));
+    let shown = probabilities(&draw(&[outdone(1), outdone(2)], &search(), 1).1);
+    assert!((shown[&name(1)] - 0.5).abs() < 1e-9);
+    // To whom the price matters most it makes no difference.
+    let cheapest = Search { preset: Preset::Cheapest, ..search() };
+    let shown = probabilities(&draw(&[outdone(1), stranger], &cheapest, 1).1);
+    assert!((shown[&name(1)] - (1.0 - NEWCOMER_SHARE)).abs() < 1e-9);
+}
+
+#[test]
+fn of_the_known_good_the_more_reliable_is_drawn_much_oftener_and_strangers_of_whom_bad_is_said_get_no_trial() {
+    let said = Some("ratings say that it is clearly worse than the usual provider".to_owned());
+    let candidates = [
+        candidate(1, 60, standing(0.96, 50.0)),
+        candidate(2, 60, standing(0.92, 50.0)),
+        candidate(3, 60, Standing { outdone: said, ..Standing::default() }),
+        candidate(4, 60, Standing::default()),
+    ];
+    let shown = probabilities(&draw(&candidates, &search(), 1).1);
+    let times = shown[&name(1)] / shown[&name(2)];
+    assert!((8.0..9.0).contains(&times), "half the failures, drawn {times} times as often");
+    assert_eq!(shown[&name(3)], 0.0);
+    assert!((shown[&name(4)] - NEWCOMER_SHARE).abs() < 1e-9);
+}
+
+#[test]
 fn an_explanation_shows_what_a_reputation_is_made_of() {
     let parts = StandingParts {
         own: 0.5,
