@@ -139,8 +139,8 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         let lightpush = LightpushServiceConfig::new(topics);
         services.add(Arc::new(LightpushService::new(node.clone(), lightpush).map_err(refused)?)).map_err(refused)?;
     }
-    if sold.turn {
-        services.add(Arc::new(super::turn::service(&settings.turn).await?)).map_err(refused)?;
+    for service in super::turn::services(&settings.turn, sold.turn, sold.stun).await? {
+        services.add(Arc::new(service)).map_err(refused)?;
     }
     for upstream in settings.http.iter().filter(|_| sold.http) {
         services.add(Arc::new(HttpService::new(node.clone(), http(upstream)?).map_err(refused)?)).map_err(refused)?;
@@ -216,6 +216,7 @@ struct Sold {
     lightpush: bool,
     http: bool,
     turn: bool,
+    stun: bool,
 }
 
 impl Sold {
@@ -228,10 +229,11 @@ impl Sold {
                 "lightpush" => &mut sold.lightpush,
                 "http" => &mut sold.http,
                 "turn" => &mut sold.turn,
+                "stun" => &mut sold.stun,
                 other => {
                     return Err(CliError::Input {
                         reason: format!(
-                            "provider.services names '{other}': store, filter, lightpush, http and turn can be sold"
+                            "provider.services names '{other}': store, filter, lightpush, http, turn and stun can be sold"
                         ),
                     });
                 }
@@ -248,6 +250,8 @@ impl Sold {
         bit(self.store, ServiceFamilies::STORE)
             | bit(self.filter, ServiceFamilies::FILTER)
             | bit(self.lightpush, ServiceFamilies::LIGHTPUSH)
+            | bit(self.turn, ServiceFamilies::TURN)
+            | bit(self.stun, ServiceFamilies::STUN)
     }
 }
 

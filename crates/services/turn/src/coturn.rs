@@ -36,14 +36,18 @@ const PROMPT: &[u8] = b"> ";
 /// How a coturn is used.
 #[derive(Clone)]
 pub struct CoturnConfig {
-    /// Its admin port: `cli-ip` and `cli-port`.
-    pub admin: SocketAddr,
-    /// `cli-password`, 1 to 128 printable ASCII characters.
-    pub password: Zeroizing<String>,
-    /// `static-auth-secret`.
-    pub secret: Zeroizing<String>,
-    /// `realm`.
-    pub realm: String,
+    admin: SocketAddr,
+    password: Zeroizing<String>,
+    secret: Zeroizing<String>,
+    realm: String,
+}
+
+impl CoturnConfig {
+    /// By its admin port (`cli-ip`, `cli-port`) with `cli-password`, 1 to 128 printable ASCII characters, its `static-auth-secret` and its `realm`.
+    #[must_use]
+    pub fn new(admin: SocketAddr, password: String, secret: String, realm: String) -> Self {
+        Self { admin, password: Zeroizing::new(password), secret: Zeroizing::new(secret), realm }
+    }
 }
 
 impl fmt::Debug for CoturnConfig {
@@ -182,6 +186,10 @@ impl State {
 impl Backend for Coturn {
     fn realm(&self) -> &str {
         &self.config.realm
+    }
+
+    fn counts_bindings(&self) -> bool {
+        false
     }
 
     #[allow(clippy::expect_used, reason = "HMAC takes keys of any length")]

@@ -18,5 +18,5 @@ pub use credential::{Credential, Grant, GrantError, LeaseId};
 pub use embedded::{Embedded, EmbeddedConfig, Limits};
 pub use limit::OpenRate;
 pub use peers::{Cidr, CidrError, MAX_ALLOWED, PeerPolicy};
-pub use service::{TurnService, TurnServiceConfig, TurnServiceConfigError};
+pub use service::{StunServiceConfig, TurnService, TurnServiceConfig, TurnServiceConfigError};
 pub use trial::{MAX_WITNESSES, StunTried, Trial, TurnTried};
