@@ -94,7 +94,13 @@ fn reach(ip: IpAddr) -> u8 {
             if v4.is_private() || v4.is_link_local() || shared { 1 } else { 2 }
         }
         IpAddr::V6(v6) if v6.is_loopback() => 3,
-        IpAddr::V6(v6) => if v6.segments()[0] & 0xE000 == 0x2000 { 5 } else { 4 },
+        IpAddr::V6(v6) => {
+            if v6.segments()[0] & 0xE000 == 0x2000 {
+                5
+            } else {
+                4
+            }
+        }
     }
 }
 
@@ -274,7 +280,11 @@ impl TurnAssessor {
         let verdict = observed.ending.failure().unwrap_or_else(|| {
             // Speed doesn't make up for what is lost.
             let score = mean(&measurements).min(delivered.map_or(1.0, |worth| 0.5 + worth / 2.0));
-            if observed.sent > 0 && received == 0 { Verdict::Scored { score: 0.0, weight: 1.0 } } else { observed.mapped.judge(score) }
+            if observed.sent > 0 && received == 0 {
+                Verdict::Scored { score: 0.0, weight: 1.0 }
+            } else {
+                observed.mapped.judge(score)
+            }
         });
         Assessment {
             id: observed.id.clone(),

@@ -20,8 +20,8 @@ use tributary_reputation::{
     turn::{StunAssessor, StunObservation, TurnAssessor, TurnEnding, TurnObservation},
 };
 use tributary_service_turn::{
-    Backend, Coturn, CoturnConfig, Embedded, EmbeddedConfig, Grant, Limits, MAX_WITNESSES, OpenRate,
-    StunServiceConfig, Trial, TurnService, TurnServiceConfig,
+    Backend, Coturn, CoturnConfig, Embedded, EmbeddedConfig, Grant, Limits, MAX_WITNESSES, OpenRate, StunServiceConfig,
+    Trial, TurnService, TurnServiceConfig,
 };
 use tributary_waku::PeerId;
 
@@ -218,8 +218,8 @@ fn witnesses(buyer: &Buyer, provider: PeerId) -> Vec<SocketAddr> {
             if !matches!(family.name.as_str(), "turn" | "stun") {
                 continue;
             }
-            let stun = family.properties.texts("urls").iter().find_map(|url| url.strip_prefix("stun:")?.parse().ok());
-            found.extend(stun);
+            let mut urls = family.properties.texts("urls").iter();
+            found.extend(urls.find_map(|url| url.strip_prefix("stun:")?.parse::<SocketAddr>().ok()));
         }
     }
     found.shuffle(&mut rand::thread_rng());

@@ -51,8 +51,7 @@ struct Options {
 
 impl Options {
     fn read() -> Result<Self, Failure> {
-        let mut options =
-            Self { seconds: 2.0, rounds: 3, sizes: vec![200, 1200], indications: false, only: None };
+        let mut options = Self { seconds: 2.0, rounds: 3, sizes: vec![200, 1200], indications: false, only: None };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
             if name == "--indications" {

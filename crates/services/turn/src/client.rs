@@ -190,11 +190,7 @@ impl StunClient {
     }
 
     /// A request with the credential. The answer is a success that the server signed, or a refusal.
-    async fn request(
-        &mut self,
-        method: Method,
-        build: impl Fn(Writer) -> Writer,
-    ) -> Result<Vec<u8>, TurnClientError> {
+    async fn request(&mut self, method: Method, build: impl Fn(Writer) -> Writer) -> Result<Vec<u8>, TurnClientError> {
         for round in 1.. {
             let answer = match &self.login {
                 None => self.exchange(method, &build).await?,
@@ -234,11 +230,7 @@ impl StunClient {
     }
 
     /// One transaction: sent again until its answer comes.
-    async fn exchange(
-        &mut self,
-        method: Method,
-        build: impl Fn(Writer) -> Writer,
-    ) -> Result<Vec<u8>, TurnClientError> {
+    async fn exchange(&mut self, method: Method, build: impl Fn(Writer) -> Writer) -> Result<Vec<u8>, TurnClientError> {
         let transaction: Transaction = rand::random();
         let request = build(Writer::new(method, Class::Request, transaction)).done();
         let begun = Instant::now();

@@ -95,6 +95,66 @@ async fn server(grant: &Grant, scheme: &str) -> Result<SocketAddr, TurnEnding> {
     addresses.next().ok_or_else(|| invalid(format!("its address {host} leads nowhere")))
 }
 
+/// Where the packets come from and go to.
+enum Outside {
+    /// Another socket of this host.
+    Socket(UdpSocket),
+    /// Another allocation, where this host's address is the relay's: a relay reaches its own address at relay ports only.
+    Relay(Box<TurnClient>),
+}
+
+impl Outside {
+    async fn open(
+        trial: &Trial,
+        grant: &Grant,
+        relay: &mut TurnClient,
+        server: SocketAddr,
+    ) -> Result<Self, TurnEnding> {
+        let (mapped, relayed) = (relay.mapped(), relay.relayed());
+        if mapped.ip() == relayed.ip() {
+            let other = TurnClient::allocate(server, credential(grant), trial.patience).await;
+            let mut other = other.map_err(ending)?;
+            other.permit(relayed).await.map_err(ending)?;
+            return Ok(Self::Relay(Box::new(other)));
+        }
+        let any: IpAddr = match relayed {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        UdpSocket::bind((any, 0)).await.map(Self::Socket).map_err(own)
+    }
+
+    async fn send(&self, to: SocketAddr, packet: &[u8]) -> Result<(), TurnEnding> {
+        match self {
+            Self::Socket(socket) => socket.send_to(packet, to).await.map(drop).map_err(own),
+            Self::Relay(relay) => relay.send(to, packet).await.map_err(ending),
+        }
+    }
+
+    async fn recv(&mut self) -> Result<(SocketAddr, Vec<u8>), TurnEnding> {
+        match self {
+            Self::Socket(socket) => loop {
+                let mut buffer = vec![0; MAX_SIZE];
+                // What an earlier packet met comes back as an error.
+                let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
+                buffer.truncate(length);
+                return Ok((from, buffer));
+            },
+            Self::Relay(relay) => relay.recv().await.map_err(ending),
+        }
+    }
+
+    async fn close(self) {
+        if let Self::Relay(mut relay) = self {
+            let _ = relay.refresh(Duration::ZERO).await;
+        }
+    }
+}
+
+fn own(error: std::io::Error) -> TurnEnding {
+    TurnEnding::BuyerError { reason: error.to_string() }
+}
+
 impl Trial {
     /// Asks the leased server for the own address, with the credential, and others without one.
     pub async fn stun(&self, grant: &Grant, witnesses: &[SocketAddr]) -> StunTried {
@@ -134,7 +194,7 @@ impl Trial {
     }
 
     /// Allocates at the leased server, and sends packets from another socket of this host to the relayed address; each one that comes out is sent back through
-    /// the relay. The allocation is given back.
+    /// the relay. The allocation is given back. A buyer whose address is the relay's own sends from a second allocation.
     pub async fn turn(&self, grant: &Grant, witnesses: &[SocketAddr]) -> TurnTried {
         let relaying = async {
             let mut tried = TurnTried {
@@ -163,7 +223,11 @@ impl Trial {
         tried.allocation = Some(allocated - begun);
         tried.mapped.here = Some(relay.mapped());
         match relay.permit(SocketAddr::new(relay.mapped().ip(), 0)).await {
-            Ok(()) => self.loop_back(&mut relay, tried).await?,
+            Ok(()) => {
+                let mut outside = Outside::open(self, grant, &mut relay, server).await?;
+                self.loop_back(&mut relay, &mut outside, tried).await?;
+                outside.close().await;
+            }
             // A relay's way to a buyer of its own network is rightly closed.
             Err(error) if error.refusal() == Some(403) && is_private(relay.mapped().ip()) => {}
             Err(error) => return Err(ending(error)),
@@ -183,13 +247,12 @@ impl Trial {
         }
     }
 
-    async fn loop_back(&self, relay: &mut TurnClient, tried: &mut TurnTried) -> Result<(), TurnEnding> {
-        let own = |error: std::io::Error| TurnEnding::BuyerError { reason: error.to_string() };
-        let any: IpAddr = match relay.relayed() {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let outside = UdpSocket::bind((any, 0)).await.map_err(own)?;
+    async fn loop_back(
+        &self,
+        relay: &mut TurnClient,
+        outside: &mut Outside,
+        tried: &mut TurnTried,
+    ) -> Result<(), TurnEnding> {
         let relayed = relay.relayed();
         let mut packet = vec![0; self.size.clamp(TOKEN + 4, MAX_SIZE)];
         let token: [u8; TOKEN] = rand::random();
@@ -202,7 +265,6 @@ impl Trial {
         let mut left: Vec<Instant> = Vec::new();
         let mut back = HashSet::new();
         let mut ticks = tokio::time::interval(self.interval.max(Duration::from_millis(1)));
-        let mut buffer = [0; MAX_SIZE];
         let over = tokio::time::sleep(self.patience + ticks.period() * packets);
         tokio::pin!(over);
         while back.len() < packets as usize {
@@ -212,7 +274,7 @@ impl Trial {
                     let count = u32::try_from(left.len()).unwrap_or(u32::MAX);
                     packet[TOKEN..TOKEN + 4].copy_from_slice(&count.to_be_bytes());
                     left.push(Instant::now());
-                    outside.send_to(&packet, relayed).await.map_err(own)?;
+                    outside.send(relayed, &packet).await?;
                 }
                 came = relay.recv() => {
                     let (peer, payload) = came.map_err(ending)?;
@@ -220,11 +282,10 @@ impl Trial {
                         relay.send(peer, &payload).await.map_err(ending)?;
                     }
                 }
-                came = outside.recv_from(&mut buffer) => {
-                    // What an earlier packet met comes back as an error.
-                    let Ok((length, from)) = came else { continue };
+                came = outside.recv() => {
+                    let (from, payload) = came?;
                     if from == relayed
-                        && let Some(number) = number(&buffer[..length])
+                        && let Some(number) = number(&payload)
                         && let Some(sent) = left.get(number)
                         && back.insert(number)
                     {

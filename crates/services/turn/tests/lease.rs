@@ -24,9 +24,7 @@ use tributary_service_turn::{
     Backend as _, Credential, Embedded, EmbeddedConfig, Grant, StunServiceConfig, Trial, TurnClient, TurnService,
     TurnServiceConfig,
 };
-use tributary_waku::{
-    ClusterId, ManualClock, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits, Sharding, Timestamp,
-};
+use tributary_waku::{ClusterId, ManualClock, Node, NodeConfig, NodeHandle, NodeKey, NodeLimits, Sharding, Timestamp};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const GRACE: u64 = 10;

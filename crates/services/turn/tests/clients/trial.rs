@@ -35,8 +35,7 @@ fn named() -> (AssessmentId, Subject) {
 fn turn_verdict(tried: TurnTried) -> Verdict {
     let (id, subject) = named();
     let TurnTried { allocation, mapped, sent, round_trips, ending } = tried;
-    let observed =
-        TurnObservation { id, subject, at: UnixTime::MAX, allocation, mapped, sent, round_trips, ending };
+    let observed = TurnObservation { id, subject, at: UnixTime::MAX, allocation, mapped, sent, round_trips, ending };
     TurnAssessor::default().assess(&observed).verdict
 }
 
@@ -63,10 +62,24 @@ async fn a_good_server_scores_well_and_gets_its_allocation_back() {
     assert_eq!((tried.ending.clone(), tried.sent, tried.round_trips.len()), (TurnEnding::Complete, 20, 20));
     assert_eq!(tried.mapped.elsewhere.len(), 1, "the other server was asked");
     let used = good.usage(lease).bytes;
-    assert_eq!(used, 2 * 20 * 160, "each packet went through twice");
+    assert_eq!(used, 4 * 20 * 160, "each packet went out and in of two allocations, and back");
     assert!(good.list().is_empty());
     let (score, weight) = scored(&turn_verdict(tried));
     assert!(score > 0.9 && weight >= 1.0, "{score} {weight}");
+
+    // A relay of another address than the buyer's takes one allocation.
+    let elsewhere = "127.0.0.3".parse().unwrap();
+    let config = EmbeddedConfig {
+        relay_bind: elsewhere,
+        relay_address: elsewhere,
+        allowed_peers: vec!["127.0.0.0/8".parse().unwrap()],
+        ..EmbeddedConfig::new(loopback())
+    };
+    let away = Embedded::start(config).await.unwrap();
+    let (lease_away, credential) = issue(&away, Allowance { allocations: 1, ..PLENTY });
+    let tried = QUICK.turn(&self::grant(away.udp_addresses()[0], &credential), &[]).await;
+    assert_eq!((tried.ending, tried.round_trips.len()), (TurnEnding::Complete, 20));
+    assert_eq!(away.usage(lease_away).bytes, 2 * 20 * 160);
 
     let tried = QUICK.stun(&grant, other.udp_addresses()).await;
     assert_eq!(tried.ending, TurnEnding::Complete);
@@ -124,11 +137,9 @@ async fn silence_is_the_servers_fault_only_while_others_answer() {
     let credential = Credential { username: "u".into(), password: "p".into() };
     let grant = grant(silent.local_addr().unwrap(), &credential);
     let trial = Trial { patience: Duration::from_millis(600), ..QUICK };
-    let (alone, beside, nobody) = tokio::join!(
-        trial.turn(&grant, &[]),
-        trial.turn(&grant, other.udp_addresses()),
-        trial.stun(&grant, &[silent.local_addr().unwrap()]),
-    );
+    let unread = [silent.local_addr().unwrap()];
+    let (alone, beside, nobody) =
+        tokio::join!(trial.turn(&grant, &[]), trial.turn(&grant, other.udp_addresses()), trial.stun(&grant, &unread),);
     assert_eq!(alone.ending, TurnEnding::Silent { others_answer: None });
     assert!(matches!(turn_verdict(alone), Verdict::NetworkFault { .. }));
     assert_eq!(beside.ending, TurnEnding::Silent { others_answer: Some(true) });
