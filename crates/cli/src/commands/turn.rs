@@ -260,12 +260,12 @@ fn wrong(ending: &TurnEnding) -> String {
     }
 }
 
-/// Tries the leased relay, and records what came of it. An error for a relay that is worth nothing.
-async fn try_relay(buyer: &Buyer, session: &Session, grant: &Grant) -> Result<(), CliError> {
+/// Tries the leased relay, and records what came of it; says it in words. An error for a relay that is worth nothing.
+async fn try_relay(buyer: &Buyer, session: &Session, grant: &Grant) -> Result<String, CliError> {
     let (id, subject) = subject(session)?;
     let tried = Trial::default().turn(grant, &witnesses(buyer, session.provider())).await;
     if tried.is_occupied() {
-        return Ok(());
+        return Ok("the relay was not tried: all its allocations are in use".into());
     }
     let observed = TurnObservation {
         id,
@@ -282,7 +282,11 @@ async fn try_relay(buyer: &Buyer, session: &Session, grant: &Grant) -> Result<()
             let (provider, reason) = (session.provider(), wrong(&observed.ending));
             Err(CliError::Service { reason: format!("the relay of {provider} doesn't work: {reason}") })
         }
-        _ => Ok(()),
+        Some(score) => {
+            let (back, sent) = (observed.round_trips.len(), observed.sent);
+            Ok(format!("the relay works: {back} of {sent} packets came back, score {score:.2}"))
+        }
+        None => Ok("the relay was tried, and nothing can be said of it".into()),
     }
 }
 
@@ -428,12 +432,15 @@ async fn keep(
     let slot = buyer.wallet().ledger().clock().slot_length();
     let ahead = Seconds::new(slot.get().saturating_mul(2))?;
     let (mut relay, mut shown) = Relay::begin(session, args.calls).await?;
-    if let Err(error) = try_relay(buyer, &relay.session, &shown).await {
-        // It is assessed already.
-        relay.session.failed(&Failure::Unsuitable).await?;
-        return Err(error);
+    match try_relay(buyer, &relay.session, &shown).await {
+        Ok(line) => tell(&line),
+        Err(error) => {
+            // It is assessed already.
+            relay.session.failed(&Failure::Unsuitable).await?;
+            return Err(error);
+        }
     }
-    let mut trials = tokio::task::JoinSet::new();
+    let mut trials: tokio::task::JoinSet<Result<String, CliError>> = tokio::task::JoinSet::new();
     let mut tried = Instant::now();
     show(context, &relay, &shown);
     let mut next: Option<Session> = None;
@@ -445,8 +452,10 @@ async fn keep(
             () = &mut end => return Ok(()),
             () = shutdown_signal() => return Ok(()),
             Some(done) = trials.join_next() => {
-                if let Ok(Err(error)) = done {
-                    tell(&format!("{error}"));
+                match done {
+                    Ok(Ok(line)) => tell(&line),
+                    Ok(Err(error)) => tell(&error.to_string()),
+                    Err(error) => tracing::warn!(%error, "a trial broke off"),
                 }
                 continue;
             }

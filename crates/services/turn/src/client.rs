@@ -165,7 +165,7 @@ impl StunClient {
     pub async fn binding(&mut self) -> Result<SocketAddr, TurnClientError> {
         let answer = match self.credential {
             Some(_) => self.request(Method::Binding, |message| message).await?,
-            None => self.exchange(Method::Binding, |message| message.fingerprinted()).await?,
+            None => self.exchange(Method::Binding, Writer::fingerprinted).await?,
         };
         self.read(Method::Binding, &answer, |message| message.address(attr::XOR_MAPPED_ADDRESS))
     }
