@@ -4,7 +4,8 @@
 //!
 //! Each server is a process of its own. The client holds one allocation; at the same rate it sends to a peer through the relay, and the peer sends to it. Both
 //! receiving sides are counted. The offered rate is raised until more than one packet in a thousand is lost in either direction; between the last rate that
-//! got through and the first that didn't, the highest is searched. coturn is Debian's (`script/setup js-tests` installs it).
+//! got through and the first that didn't, the highest is searched. On a machine with other work run it under `chrt -r 10`, so that the client and both servers
+//! are scheduled first. coturn is Debian's (`script/setup js-tests` installs it).
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -36,7 +37,7 @@ const TICK: Duration = Duration::from_micros(100);
 /// How long packets may be on their way.
 const DRAIN: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(10);
-const FIRST_RATE: f64 = 8_000.0;
+const FIRST_RATE: f64 = 20_000.0;
 const STEP: f64 = 1.3;
 /// Halvings of the last step.
 const REFINE: u32 = 3;

@@ -113,21 +113,21 @@ impl Outside {
         let (mapped, relayed) = (relay.mapped(), relay.relayed());
         if mapped.ip() == relayed.ip() {
             let other = TurnClient::allocate(server, credential(grant), trial.patience).await;
-            let mut other = other.map_err(|error| ending(&error))?;
-            other.permit(relayed).await.map_err(|error| ending(&error))?;
+            let mut other = other.map_err(ending)?;
+            other.permit(relayed).await.map_err(ending)?;
             return Ok(Self::Relay(Box::new(other)));
         }
         let any: IpAddr = match relayed {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        UdpSocket::bind((any, 0)).await.map(Self::Socket).map_err(|error| own(&error))
+        UdpSocket::bind((any, 0)).await.map(Self::Socket).map_err(own)
     }
 
     async fn send(&self, to: SocketAddr, packet: &[u8]) -> Result<(), TurnEnding> {
         match self {
-            Self::Socket(socket) => socket.send_to(packet, to).await.map(drop).map_err(|error| own(&error)),
-            Self::Relay(relay) => relay.send(to, packet).await.map_err(|error| ending(&error)),
+            Self::Socket(socket) => socket.send_to(packet, to).await.map(drop).map_err(own),
+            Self::Relay(relay) => relay.send(to, packet).await.map_err(ending),
         }
     }
 
@@ -140,7 +140,7 @@ impl Outside {
                 buffer.truncate(length);
                 return Ok((from, buffer));
             },
-            Self::Relay(relay) => relay.recv().await.map_err(|error| ending(&error)),
+            Self::Relay(relay) => relay.recv().await.map_err(ending),
         }
     }
 
@@ -151,7 +151,8 @@ impl Outside {
     }
 }
 
-fn own(error: &std::io::Error) -> TurnEnding {
+#[allow(clippy::needless_pass_by_value, reason = "as map_err gives it")]
+fn own(error: std::io::Error) -> TurnEnding {
     TurnEnding::BuyerError { reason: error.to_string() }
 }
 
@@ -180,7 +181,7 @@ impl Trial {
             let client = StunClient::new(server, Some(credential(grant)), self.patience).await?;
             client.in_realm(&grant.realm).binding().await
         };
-        asked.await.map(|address| (address, begun.elapsed())).map_err(|error| ending(&error))
+        asked.await.map(|address| (address, begun.elapsed())).map_err(ending)
     }
 
     /// The own address as each of these servers says it, of those that answer.
@@ -218,8 +219,7 @@ impl Trial {
     async fn relay(&self, grant: &Grant, tried: &mut TurnTried) -> Result<(), TurnEnding> {
         let server = server(grant, "turn").await?;
         let begun = Instant::now();
-        let mut relay =
-            TurnClient::allocate(server, credential(grant), self.patience).await.map_err(|error| ending(&error))?;
+        let mut relay = TurnClient::allocate(server, credential(grant), self.patience).await.map_err(ending)?;
         let allocated = Instant::now();
         tried.allocation = Some(allocated - begun);
         tried.mapped.here = Some(relay.mapped());
@@ -231,7 +231,7 @@ impl Trial {
             }
             // A relay's way to a buyer of its own network is rightly closed.
             Err(error) if error.refusal() == Some(403) && is_private(relay.mapped().ip()) => {}
-            Err(error) => return Err(ending(&error)),
+            Err(error) => return Err(ending(error)),
         }
         // Whether it is there still.
         let kept = relay.refresh(relay.lifetime().max(Duration::from_secs(60))).await;
@@ -240,7 +240,7 @@ impl Trial {
                 let _ = relay.refresh(Duration::ZERO).await;
                 Ok(())
             }
-            Err(error @ TurnClientError::Local { .. }) => Err(ending(&error)),
+            Err(error @ TurnClientError::Local { .. }) => Err(ending(error)),
             Err(_) => {
                 let after_ms = u64::try_from(allocated.elapsed().as_millis()).unwrap_or(u64::MAX);
                 Err(TurnEnding::Cut { after_ms })
@@ -278,9 +278,9 @@ impl Trial {
                     outside.send(relayed, &packet).await?;
                 }
                 came = relay.recv() => {
-                    let (peer, payload) = came.map_err(|error| ending(&error))?;
+                    let (peer, payload) = came.map_err(ending)?;
                     if number(&payload).is_some() {
-                        relay.send(peer, &payload).await.map_err(|error| ending(&error))?;
+                        relay.send(peer, &payload).await.map_err(ending)?;
                     }
                 }
                 came = outside.recv() => {
@@ -300,14 +300,13 @@ impl Trial {
     }
 }
 
-fn ending(error: &TurnClientError) -> TurnEnding {
+#[allow(clippy::needless_pass_by_value, reason = "as map_err gives it")]
+fn ending(error: TurnClientError) -> TurnEnding {
     match error {
         TurnClientError::Local { .. } => TurnEnding::BuyerError { reason: error.to_string() },
         TurnClientError::NoAnswer { .. } => TurnEnding::Silent { others_answer: None },
-        TurnClientError::Refused { method, code, .. } => {
-            TurnEnding::Refused { what: (*method).to_owned(), code: *code }
-        }
-        TurnClientError::Invalid { reason, .. } => TurnEnding::Invalid { reason: (*reason).to_owned() },
+        TurnClientError::Refused { method, code, .. } => TurnEnding::Refused { what: method.to_owned(), code },
+        TurnClientError::Invalid { reason, .. } => TurnEnding::Invalid { reason: reason.to_owned() },
     }
 }
 
