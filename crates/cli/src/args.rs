@@ -92,6 +92,8 @@ pub(crate) enum Command {
     Ask(Ask),
     /// Buy a TURN relay for WebRTC calls: prints it as an RTCIceServer, and keeps it paid until it is stopped.
     Turn(Turn),
+    /// Ask a paid STUN server, and others beside it, under which address this host is seen.
+    Stun(Stun),
     /// Simulate markets; needs no home and no wallet.
     #[command(subcommand)]
     Sim(Sim),
@@ -500,6 +502,18 @@ pub(crate) struct Turn {
     #[arg(long, value_name = "PEER_ID")]
     pub(crate) provider: Option<String>,
     /// With --buy: for how long each purchase pays, in seconds. Unset: gateway.duration.
+    #[arg(long, value_name = "SECONDS", requires = "buy")]
+    pub(crate) duration: Option<u64>,
+    #[command(flatten)]
+    pub(crate) buying: Buying,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stun {
+    /// Peer id of the provider to use. Unset: the best.
+    #[arg(long, value_name = "PEER_ID")]
+    pub(crate) provider: Option<String>,
+    /// With --buy: for how long the purchase pays, in seconds. Unset: gateway.duration.
     #[arg(long, value_name = "SECONDS", requires = "buy")]
     pub(crate) duration: Option<u64>,
     #[command(flatten)]

@@ -309,7 +309,7 @@ const fn one() -> u32 {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Provider {
-    /// What is sold: store, filter, lightpush, http, turn, inference.
+    /// What is sold: store, filter, lightpush, http, turn, stun, inference.
     pub(crate) services: Vec<String>,
     /// Price of one ticket, in token base units.
     #[serde(deserialize_with = "number")]
@@ -402,10 +402,30 @@ pub(crate) struct Inference {
     pub(crate) free_prompts: u32,
 }
 
+/// What relays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TurnBackend {
+    /// The provider itself.
+    Embedded,
+    /// The operator's coturn.
+    Coturn,
+}
+
 /// The TURN server that is sold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Turn {
+    /// What relays: embedded or coturn.
+    pub(crate) backend: TurnBackend,
+    /// coturn's admin port.
+    pub(crate) coturn_admin: String,
+    /// A file with the admin port's password.
+    #[serde(deserialize_with = "none_if_empty")]
+    pub(crate) coturn_password_file: Option<PathBuf>,
+    /// A file with coturn's static-auth-secret.
+    #[serde(deserialize_with = "none_if_empty")]
+    pub(crate) coturn_secret_file: Option<PathBuf>,
     /// Where it listens by UDP.
     pub(crate) udp: Vec<String>,
     /// Where it listens by TCP.
@@ -437,6 +457,12 @@ pub(crate) struct Turn {
     pub(crate) leases: usize,
     /// How long calls go on after the last paid slot, in seconds.
     pub(crate) grace: u64,
+    /// STUN: minutes that `stun_tickets` pay for.
+    pub(crate) stun_minutes: u32,
+    /// STUN: tickets for that much.
+    pub(crate) stun_tickets: u32,
+    /// STUN: binding requests for each minute.
+    pub(crate) bindings_per_minute: u64,
 }
 
 /// What a relayer charges.
@@ -613,6 +639,10 @@ impl Default for Inference {
 impl Default for Turn {
     fn default() -> Self {
         Self {
+            backend: TurnBackend::Embedded,
+            coturn_admin: "127.0.0.1:5766".into(),
+            coturn_password_file: None,
+            coturn_secret_file: None,
             udp: vec!["127.0.0.1:3478".into()],
             tcp: vec!["127.0.0.1:3478".into()],
             public_address: None,
@@ -628,6 +658,9 @@ impl Default for Turn {
             max_calls: 4,
             leases: 100,
             grace: 15,
+            stun_minutes: 10,
+            stun_tickets: 1,
+            bindings_per_minute: 600,
         }
     }
 }
@@ -663,6 +696,10 @@ impl Config {
         config.chain.manifest = resolve(home, &config.chain.manifest);
         config.chain.keystore = config.chain.keystore.map(|path| resolve(home, &path));
         config.chain.password_file = config.chain.password_file.map(|path| resolve(home, &path));
+        let turn = &mut config.provider.turn;
+        for file in [&mut turn.coturn_password_file, &mut turn.coturn_secret_file].into_iter().flatten() {
+            *file = resolve(home, file);
+        }
         config.provider.policy_script = config.provider.policy_script.map(|path| resolve(home, &path));
         Ok(config)
     }

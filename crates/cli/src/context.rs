@@ -369,7 +369,7 @@ fn addresses(texts: &[String]) -> Result<Vec<Multiaddr>, CliError> {
 }
 
 /// A secret from a file, without its final newline.
-fn read_secret(file: &Path) -> Result<String, CliError> {
+pub(crate) fn read_secret(file: &Path) -> Result<String, CliError> {
     let text = fs::read_to_string(file).map_err(|error| CliError::Read { file: file.to_owned(), error })?;
     Ok(text.trim_end_matches(['\n', '\r']).to_owned())
 }

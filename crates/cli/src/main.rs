@@ -82,6 +82,7 @@ async fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Gateway(args) => commands::gateway::run(&context, args).await,
         Command::Ask(args) => commands::inference::ask(&context, args).await,
         Command::Turn(args) => commands::turn::run(&context, args).await,
+        Command::Stun(args) => commands::turn::ask(&context, args).await,
         Command::Doctor => commands::doctor::run(&context).await,
         Command::Node(Daemon::Run) => commands::node::run(&context).await,
         Command::Provider(Daemon::Run) => commands::provider::run(&context).await,

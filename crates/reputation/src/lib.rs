@@ -16,6 +16,7 @@ mod measure;
 pub mod network;
 pub mod ratings;
 pub mod store;
+pub mod turn;
 
 pub use assess::{Assessment, AssessmentId, Measurement, ProviderName, ServiceName, Subject, Verdict};
 pub use beta::{Decay, Experience, Newcomers};

@@ -139,8 +139,8 @@ pub(crate) async fn run(context: &Context) -> Result<(), CliError> {
         let lightpush = LightpushServiceConfig::new(topics);
         services.add(Arc::new(LightpushService::new(node.clone(), lightpush).map_err(refused)?)).map_err(refused)?;
     }
-    if sold.turn {
-        services.add(Arc::new(super::turn::service(&settings.turn).await?)).map_err(refused)?;
+    for service in super::turn::services(&settings.turn, sold.turn, sold.stun).await? {
+        services.add(Arc::new(service)).map_err(refused)?;
     }
     if sold.inference {
         let service = super::inference::service(context, &settings.inference, &node).await?;
@@ -221,6 +221,7 @@ struct Sold {
     http: bool,
     turn: bool,
     inference: bool,
+    stun: bool,
 }
 
 impl Sold {
@@ -234,10 +235,11 @@ impl Sold {
                 "http" => &mut sold.http,
                 "turn" => &mut sold.turn,
                 "inference" => &mut sold.inference,
+                "stun" => &mut sold.stun,
                 other => {
                     return Err(CliError::Input {
                         reason: format!(
-                            "provider.services names '{other}': store, filter, lightpush, http, turn and inference can be sold"
+                            "provider.services names '{other}': store, filter, lightpush, http, turn, stun and inference can be sold"
                         ),
                     });
                 }
@@ -257,6 +259,7 @@ impl Sold {
             | bit(self.turn, ServiceFamilies::TURN)
             | bit(self.inference, ServiceFamilies::INFERENCE)
             | bit(self.http, ServiceFamilies::OTHER)
+            | bit(self.stun, ServiceFamilies::STUN)
     }
 }
 

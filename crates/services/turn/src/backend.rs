@@ -85,7 +85,11 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// The realm of its credentials.
     fn realm(&self) -> &str;
 
-    /// The credential of a lease. It gives nothing before [`Self::allow`]. The same lease gets the same one; it is good until `until` at least.
+    /// Whether bindings can be asked for with a credential, and are counted then.
+    fn counts_bindings(&self) -> bool;
+
+    /// The credential of a lease. It gives nothing before [`Self::allow`]. It is good until `until` at least. The same lease gets the
+    /// same one, or one that goes on with the same allocations.
     fn issue(&self, lease: LeaseId, until: UnixTime) -> Credential;
 
     /// What the lease may use from now on. Sessions that are live stay.

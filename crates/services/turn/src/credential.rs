@@ -6,6 +6,7 @@ use hmac::{Hmac, Mac as _};
 use rand::RngCore as _;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
+use zeroize::Zeroizing;
 
 /// Names a lease towards the server. It is drawn at random: nothing in it tells who holds the lease, who pays for it or when it was bought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,6 +19,20 @@ impl LeaseId {
         let mut bytes = [0; 16];
         rand::thread_rng().fill_bytes(&mut bytes);
         Self(bytes)
+    }
+}
+
+impl std::str::FromStr for LeaseId {
+    type Err = ();
+
+    /// Reads what [`fmt::Display`] writes.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let digits = text.as_bytes();
+        if digits.len() != 32 || !digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(());
+        }
+        let number = u128::from_str_radix(text, 16).map_err(|_| ())?;
+        Ok(Self(number.to_be_bytes()))
     }
 }
 
@@ -43,7 +58,7 @@ impl fmt::Debug for Credential {
 }
 
 /// What a backend makes passwords from.
-pub(crate) struct Secret(Vec<u8>);
+pub(crate) struct Secret(Zeroizing<Vec<u8>>);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,7 +69,7 @@ impl fmt::Debug for Secret {
 impl Secret {
     /// A new one: what was made from the last one is worth nothing any more.
     pub(crate) fn random() -> Self {
-        let mut bytes = vec![0; 32];
+        let mut bytes = Zeroizing::new(vec![0; 32]);
         rand::thread_rng().fill_bytes(&mut bytes);
         Self(bytes)
     }
@@ -67,7 +82,7 @@ impl Secret {
     }
 }
 
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
@@ -87,7 +102,7 @@ pub struct Grant {
     pub v: u8,
     /// `stun:` and `turn:` addresses, 1 to 8.
     pub urls: Vec<String>,
-    /// The user name; the same as long as the lease is kept up.
+    /// The user name. The embedded server keeps it as long as the lease is kept up; that of a coturn changes with each renewal, which calls that are up don't mind.
     pub username: String,
     /// The password.
     pub credential: String,

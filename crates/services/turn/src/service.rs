@@ -1,4 +1,4 @@
-//! TURN sold by calls and minutes.
+//! TURN sold by calls and minutes, STUN by minutes of so many bindings.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,7 +20,7 @@ use tributary_provider::service::{Service, ServiceError};
 use tributary_provider::till::Till;
 use tributary_waku::PeerId;
 
-use crate::backend::{Allowance, Backend};
+use crate::backend::{Allowance, Backend, Usage};
 use crate::credential::{Grant, LeaseId};
 
 /// How TURN is sold.
@@ -70,7 +70,69 @@ impl TurnServiceConfig {
     }
 }
 
-/// Why TURN can't be sold like this.
+/// How STUN is sold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StunServiceConfig {
+    /// Id of the service in the offer.
+    pub id: ServiceId,
+    /// Addresses that clients are given: `stun:host:port`, 1 to 8.
+    pub urls: Vec<String>,
+    /// Minutes that `tickets` pay for, at least 1.
+    pub minutes: u32,
+    /// Tickets for that much, 1 to 4.
+    pub tickets: u32,
+    /// Shares that a peer may lease in one slot.
+    pub max_shares: u32,
+    /// Binding requests that a share has in a minute; those of a slot can be used at any time in the slot.
+    pub bindings_per_minute: u64,
+    /// How long after the last leased slot the credential is good, at most 10 minutes.
+    pub grace: Seconds,
+    /// Peers that may hold a lease at once.
+    pub max_leases: usize,
+}
+
+impl StunServiceConfig {
+    /// The usual: a ticket for ten minutes of 600 bindings.
+    #[must_use]
+    pub fn new(id: ServiceId, urls: Vec<String>) -> Self {
+        Self {
+            id,
+            urls,
+            minutes: 10,
+            tickets: 1,
+            max_shares: 4,
+            bindings_per_minute: 600,
+            grace: Seconds::new(15).unwrap_or(Seconds::ZERO),
+            max_leases: 1000,
+        }
+    }
+}
+
+/// What a lease is for, each minute and unit of its quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goods {
+    /// A call: bytes a minute, and allocations at once.
+    Call { bytes: u64, allocations: u32 },
+    /// Bindings a minute.
+    Bindings { bindings: u64 },
+}
+
+/// What both families have in common.
+#[derive(Clone, Debug)]
+struct Sale {
+    id: ServiceId,
+    family: FamilyName,
+    properties: Properties,
+    urls: Vec<String>,
+    goods: Goods,
+    rules: LeaseRules,
+}
+
+fn in_range(field: &'static str, got: u64, min: u64, max: u64) -> Result<(), TurnServiceConfigError> {
+    if (min..=max).contains(&got) { Ok(()) } else { Err(TurnServiceConfigError::Range { field, got, min, max }) }
+}
+
+/// Why it can't be sold like this.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TurnServiceConfigError {
@@ -86,6 +148,9 @@ pub enum TurnServiceConfigError {
         /// The most.
         max: u64,
     },
+    /// The server doesn't count bindings.
+    #[error("bindings can't be sold of a server that doesn't count them: take the embedded one")]
+    Uncounted,
     /// What it is can't be said in an offer.
     #[error("the offer can't say this: {0}")]
     Offer(#[from] WireError),
@@ -98,15 +163,14 @@ impl TurnServiceConfigError {
         match self {
             Self::Range { .. } => "TRB-5721",
             Self::Offer(_) => "TRB-5722",
+            Self::Uncounted => "TRB-5723",
         }
     }
 }
 
-/// Sells a TURN server.
+/// Sells a server: its relays ([`TurnService::new`]), or its bindings ([`TurnService::stun`]). Both can be sold of one server.
 pub struct TurnService {
-    config: TurnServiceConfig,
-    properties: Properties,
-    family: FamilyName,
+    sale: Sale,
     backend: Arc<dyn Backend>,
     book: Arc<LeaseBook>,
     desk: OnceLock<Arc<Desk>>,
@@ -114,7 +178,7 @@ pub struct TurnService {
 
 impl fmt::Debug for TurnService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TurnService").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("TurnService").field("sale", &self.sale).finish_non_exhaustive()
     }
 }
 
@@ -124,25 +188,14 @@ impl TurnService {
     /// # Errors
     /// [`TurnServiceConfigError`].
     pub fn new(backend: Arc<dyn Backend>, config: TurnServiceConfig) -> Result<Self, TurnServiceConfigError> {
-        let in_range = |field, got: u64, min, max| {
-            if (min..=max).contains(&got) {
-                Ok(())
-            } else {
-                Err(TurnServiceConfigError::Range { field, got, min, max })
-            }
-        };
         in_range("call_minutes", config.call_minutes.into(), 1, u32::MAX.into())?;
-        in_range("tickets", config.tickets.into(), 1, 4)?;
         in_range("max_calls", config.max_calls.into(), 1, MAX_LEASE_QUOTA.into())?;
         in_range("bytes_per_minute", config.bytes_per_minute, 1, 1 << 40)?;
         in_range("allocations_per_call", config.allocations_per_call.into(), 1, 64)?;
-        in_range("grace", config.grace.get(), 0, MAX_LEASE_GRACE)?;
-        in_range("max_leases", config.max_leases as u64, 1, 1 << 20)?;
-        in_range("urls", config.urls.len() as u64, 1, 8)?;
         let properties = Properties::new()
             .with("realm", PropertyValue::Text(backend.realm().to_owned()))?
             .with("urls", PropertyValue::Texts(config.urls.clone()))?
-            .with("transports", PropertyValue::Texts(config.transports.clone()))?
+            .with("transports", PropertyValue::Texts(config.transports))?
             .with("bytes_per_minute", PropertyValue::Number(config.bytes_per_minute))?
             .with("bytes_per_second", PropertyValue::Number(config.bytes_per_second))?
             .with("allocations", PropertyValue::Number(config.allocations_per_call.into()))?;
@@ -151,8 +204,43 @@ impl TurnService {
             price: UsePrice { unit: UseUnit::Minute, quantity: config.call_minutes, tickets: config.tickets },
             max_leases: config.max_leases,
         };
-        let book = Arc::new(LeaseBook::new(config.id.clone(), rules));
-        Ok(Self { config, properties, family: "turn".parse()?, backend, book, desk: OnceLock::new() })
+        let goods = Goods::Call { bytes: config.bytes_per_minute, allocations: config.allocations_per_call };
+        let family = "turn".parse()?;
+        Self::of(backend, Sale { id: config.id, family, properties, urls: config.urls, goods, rules })
+    }
+
+    /// Prepares to sell the bindings that `backend` answers to those who show a credential. [`Backend::counts_bindings`] must hold.
+    ///
+    /// # Errors
+    /// [`TurnServiceConfigError`].
+    pub fn stun(backend: Arc<dyn Backend>, config: StunServiceConfig) -> Result<Self, TurnServiceConfigError> {
+        if !backend.counts_bindings() {
+            return Err(TurnServiceConfigError::Uncounted);
+        }
+        in_range("minutes", config.minutes.into(), 1, u32::MAX.into())?;
+        in_range("max_shares", config.max_shares.into(), 1, MAX_LEASE_QUOTA.into())?;
+        in_range("bindings_per_minute", config.bindings_per_minute, 1, 1 << 32)?;
+        let properties = Properties::new()
+            .with("realm", PropertyValue::Text(backend.realm().to_owned()))?
+            .with("urls", PropertyValue::Texts(config.urls.clone()))?
+            .with("bindings_per_minute", PropertyValue::Number(config.bindings_per_minute))?;
+        let rules = LeaseRules {
+            sale: LeaseSale { unit: UseUnit::Minute, max_quota: config.max_shares, grace: config.grace },
+            price: UsePrice { unit: UseUnit::Minute, quantity: config.minutes, tickets: config.tickets },
+            max_leases: config.max_leases,
+        };
+        let goods = Goods::Bindings { bindings: config.bindings_per_minute };
+        let family = "stun".parse()?;
+        Self::of(backend, Sale { id: config.id, family, properties, urls: config.urls, goods, rules })
+    }
+
+    fn of(backend: Arc<dyn Backend>, sale: Sale) -> Result<Self, TurnServiceConfigError> {
+        in_range("tickets", sale.rules.price.tickets.into(), 1, 4)?;
+        in_range("grace", sale.rules.sale.grace.get(), 0, MAX_LEASE_GRACE)?;
+        in_range("max_leases", sale.rules.max_leases as u64, 1, 1 << 20)?;
+        in_range("urls", sale.urls.len() as u64, 1, 8)?;
+        let book = Arc::new(LeaseBook::new(sale.id.clone(), sale.rules));
+        Ok(Self { sale, backend, book, desk: OnceLock::new() })
     }
 }
 
@@ -161,12 +249,12 @@ impl Service for TurnService {
     fn entry(&self) -> OfferService {
         let rules = self.book.rules();
         OfferService {
-            id: self.config.id.clone(),
+            id: self.sale.id.clone(),
             uses: vec![rules.price],
             attributes: Attributes::Family(FamilyAttributes {
-                name: self.family.clone(),
+                name: self.sale.family.clone(),
                 lease: Some(rules.sale),
-                properties: self.properties.clone(),
+                properties: self.sale.properties.clone(),
             }),
         }
     }
@@ -181,7 +269,8 @@ impl Service for TurnService {
             Arc::new(Desk {
                 till,
                 backend: Arc::clone(&self.backend),
-                config: self.config.clone(),
+                urls: self.sale.urls.clone(),
+                goods: self.sale.goods,
                 minutes: slot_length.get().div_ceil(60),
                 accounts: Mutex::default(),
             })
@@ -219,7 +308,8 @@ struct Account {
 struct Desk {
     till: Till,
     backend: Arc<dyn Backend>,
-    config: TurnServiceConfig,
+    urls: Vec<String>,
+    goods: Goods,
     /// Minutes of a slot; a begun one counts whole.
     minutes: u64,
     /// As many as there are leases.
@@ -228,31 +318,42 @@ struct Desk {
 
 impl fmt::Debug for Desk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Desk").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Desk").field("goods", &self.goods).finish_non_exhaustive()
     }
 }
 
 impl Desk {
-    fn bytes(&self, calls: u32) -> u64 {
-        self.config.bytes_per_minute.saturating_mul(self.minutes).saturating_mul(calls.into())
+    /// The account's allowance with so much of the running slot's more than `before`.
+    fn more(&self, before: Usage, quota: u32, added: u32) -> Allowance {
+        let times = self.minutes.saturating_mul(added.into());
+        match self.goods {
+            Goods::Call { bytes, allocations } => Allowance {
+                bytes: before.bytes.saturating_add(bytes.saturating_mul(times)),
+                allocations: allocations.saturating_mul(quota),
+                bindings: 0,
+            },
+            Goods::Bindings { bindings } => Allowance {
+                bindings: before.bindings.saturating_add(bindings.saturating_mul(times)),
+                ..Allowance::NONE
+            },
+        }
     }
 
     /// Gives the account what its running slot pays for: of a new slot all, of one that was enlarged the difference.
     fn settle(&self, account: &mut Account, lease: &Lease, now: UnixTime) {
         let Some(running) = lease.slots.iter().rev().find(|slot| slot.start <= now) else { return };
         let quota = running.quota;
-        let bytes = match account.slot {
+        account.allowance = match account.slot {
             Some((start, counted)) if start == running.start => {
                 if quota == counted {
                     return;
                 }
-                account.allowance.bytes.saturating_add(self.bytes(quota.saturating_sub(counted)))
+                let before = Usage { bytes: account.allowance.bytes, bindings: account.allowance.bindings };
+                self.more(before, quota, quota.saturating_sub(counted))
             }
             // What was left of the last slot is gone with it.
-            _ => self.backend.usage(account.lease).bytes.saturating_add(self.bytes(quota)),
+            _ => self.more(self.backend.usage(account.lease), quota, quota),
         };
-        let allocations = self.config.allocations_per_call.saturating_mul(quota);
-        account.allowance = Allowance { bytes, allocations, bindings: 0 };
         account.slot = Some((running.start, quota));
         self.backend.allow(account.lease, account.allowance);
     }
@@ -293,7 +394,7 @@ impl LeaseGrants for Desk {
         self.settle(account, lease, now);
         let grant = Grant {
             v: 1,
-            urls: self.config.urls.clone(),
+            urls: self.urls.clone(),
             username: credential.username,
             credential: credential.password,
             realm: self.backend.realm().to_owned(),

@@ -45,6 +45,19 @@ impl Method {
         }
     }
 
+    /// Its name in the specifications.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Binding => "Binding",
+            Self::Allocate => "Allocate",
+            Self::Refresh => "Refresh",
+            Self::Send => "Send",
+            Self::Data => "Data",
+            Self::CreatePermission => "CreatePermission",
+            Self::ChannelBind => "ChannelBind",
+        }
+    }
+
     const fn read(number: u16) -> Option<Self> {
         Some(match number {
             1 => Self::Binding,
@@ -214,7 +227,6 @@ impl<'a> Message<'a> {
     }
 
     /// The code of an error answer, and its words.
-    #[cfg(test)]
     pub(crate) fn error(&self) -> Option<(u16, &'a str)> {
         let value = self.get(attr::ERROR_CODE)?;
         let code = u16::from(*value.get(2)? & 7) * 100 + u16::from(*value.get(3)?);

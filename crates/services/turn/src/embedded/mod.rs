@@ -335,6 +335,10 @@ impl Backend for Embedded {
         &self.shared.config.realm
     }
 
+    fn counts_bindings(&self) -> bool {
+        true
+    }
+
     fn issue(&self, lease: LeaseId, _: UnixTime) -> Credential {
         let username = lease.to_string();
         let password = self.secret.password(&username);

@@ -1,4 +1,8 @@
-//! The embedded server with clients that are not ours: coturn's (Debian package coturn, which `script/setup js-tests` installs).
+//! The embedded server with clients that are not ours, and coturn behind our interface: both are coturn's (Debian package coturn, which
+//! `script/setup js-tests` installs). And what a buyer tries of a server.
+
+mod coturn;
+mod trial;
 
 use std::net::SocketAddr;
 use std::process::{Output, Stdio};
