@@ -176,7 +176,7 @@ impl HttpMarket for Market {
     }
 
     async fn observed(&self, observation: HttpObservation) {
-        let assessment = HttpAssessor::default().assess(&observation);
+        let assessment = self.buyer.judged(HttpAssessor::default().assess(&observation)).await;
         if let Err(error) = self.buyer.reputation().record(&assessment).await {
             tracing::warn!(code = error.code(), %error, "an assessment was not kept");
         }

@@ -321,7 +321,7 @@ impl InferenceMarket for Models {
     }
 
     async fn observed(&self, observation: InferenceObservation) {
-        let assessment = InferenceAssessor::default().assess(&observation);
+        let assessment = self.buyer.judged(InferenceAssessor::default().assess(&observation)).await;
         if let Err(error) = self.buyer.reputation().record(&assessment).await {
             tracing::warn!(code = error.code(), %error, "an assessment was not kept");
         }
