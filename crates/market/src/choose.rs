@@ -536,6 +536,11 @@ pub fn draw(probabilities: &[f64], mut point: f64) -> Option<usize> {
     last
 }
 
+/// Who failed this buyer oftener than not isn't cheap at any price.
+fn mostly_failed(standing: &Standing) -> bool {
+    !standing.is_newcomer() && standing.score <= KNOWN_GOOD
+}
+
 struct Scored {
     candidate: usize,
     rate_class: RateClassId,
@@ -595,7 +600,7 @@ pub fn choose<R: Rng>(
             Contender {
                 score: entry.score,
                 newcomer: standing.is_newcomer(),
-                outdone: standing.outdone.is_some() && search.preset != Preset::Cheapest,
+                outdone: standing.outdone.is_some() && (search.preset != Preset::Cheapest || mostly_failed(standing)),
             }
         })
         .collect();
