@@ -36,6 +36,7 @@ fn a_buyer_goes_through_all_eight_steps_and_all_five_families_and_the_books_bala
         assert_eq!((rated["published"].as_bool(), good), (Some(true), family != "store"), "{family}: {rated}");
     }
     assert!(text.contains("all 25 messages came"), "round 2 chose no better\n{text}");
+    assert!(text.contains("1 that count"), "the stranger heard of no rating\n{text}");
 
     let query = std::fs::read_to_string(root().join("build/demo/query.json")).expect("the query's report");
     let query: serde_json::Value = serde_json::from_str(&query).expect("JSON");
