@@ -78,7 +78,7 @@ impl PaidLightpush {
                     && self.route.is_lost(lost)
                     && attempt < MAX_TRIES
                 {
-                    self.route.reconnect().await?;
+                    self.route.reconnect(attempt).await?;
                     sent_before = true;
                     continue;
                 }

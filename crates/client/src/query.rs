@@ -125,7 +125,7 @@ impl PaidStore {
                 let response = match self.route.node.store_query(self.route.provider, &request).await {
                     Ok(response) => response,
                     Err(StoreError::Request(lost)) if self.route.is_lost(&lost) && attempt < MAX_TRIES => {
-                        self.route.reconnect().await?;
+                        self.route.reconnect(attempt).await?;
                         sent_before = true;
                         continue;
                     }

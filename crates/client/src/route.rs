@@ -38,11 +38,16 @@ impl Route {
         lost && !self.addresses.is_empty()
     }
 
-    /// Connects again, however long it takes within the patience. Pauses vary, so that the buyers of a provider that was restarted don't come back
-    /// in the same instant.
-    pub(crate) async fn reconnect(&self) -> Result<(), ClientError> {
+    /// Connects again after try number `attempt`, however long it takes within the patience. Pauses vary, so that the buyers of a provider that
+    /// was restarted don't come back in the same instant.
+    pub(crate) async fn reconnect(&self, attempt: u32) -> Result<(), ClientError> {
         let end = tokio::time::Instant::now() + self.patience;
         let mut pause = PAUSE.0;
+        if attempt > 1 {
+            // Either side may not have noticed yet that the connection is gone: without a pause all tries would be over before it does.
+            let varied = pause.mul_f64(rand::thread_rng().gen_range(0.75..1.25));
+            tokio::time::sleep(varied).await;
+        }
         loop {
             let error = match connect(&self.node, self.provider, &self.addresses).await {
                 Ok(()) => return Ok(()),

@@ -197,16 +197,16 @@ impl Session {
         let takes_over = self.pays_until();
         let same = [self.provider()];
         if self.buyer.avoided()?.contains(&self.provider()) {
-            return self.buyer.buy_session(&self.want, &[], Some(takes_over), caps, tell).await;
+            return Box::pin(self.buyer.buy_session(&self.want, &[], Some(takes_over), caps, tell)).await;
         }
-        match self.buyer.buy_session(&self.want, &same, Some(takes_over), caps, tell).await {
+        match Box::pin(self.buyer.buy_session(&self.want, &same, Some(takes_over), caps, tell)).await {
             Err(
                 error @ (ClientError::Negotiation(_) | ClientError::Transport(_) | ClientError::NoCandidate { .. }),
             ) => {
                 tell(&format!("no renewal with {}: {error} [{}]", self.provider(), error.code()));
                 let mut want = self.want.clone();
                 want.ignore.push(self.provider());
-                self.buyer.buy_session(&want, &[], Some(takes_over), caps, tell).await
+                Box::pin(self.buyer.buy_session(&want, &[], Some(takes_over), caps, tell)).await
             }
             done => done,
         }
@@ -255,7 +255,7 @@ impl Buyer {
         tell: &(dyn Fn(&str) + Sync),
     ) -> Result<Session, ClientError> {
         let mut away = None;
-        if let Some(session) = self.open_session(want, provider, caps, &mut away, tell).await? {
+        if let Some(session) = Box::pin(self.open_session(want, provider, caps, &mut away, tell)).await? {
             return Ok(session);
         }
         let only: Vec<PeerId> = provider.into_iter().collect();
@@ -266,10 +266,11 @@ impl Buyer {
         }
         let _one = self.sessions.buying.lock().await;
         // Another task may have bought it while this one waited.
-        if let Some(session) = self.open_session(want, provider, caps, &mut away, tell).await? {
+        if let Some(session) = Box::pin(self.open_session(want, provider, caps, &mut away, tell)).await? {
             return Ok(session);
         }
-        self.buy_session(want, &only, None, caps, tell).await
+        // Boxed, here and below: a purchase is a large future, and each that awaits it would hold it whole.
+        Box::pin(self.buy_session(want, &only, None, caps, tell)).await
     }
 
     /// A session on an open stream.
@@ -363,7 +364,7 @@ impl Buyer {
         for _ in 0..MAX_PURCHASES {
             tell(&format!("looking for providers of {} and for relayers", want.service.id()));
             self.find_among(&want, only, false, FIND_LIMIT).await?;
-            let (agreed, explanation) = match self.agree_among(&want, only, takes_over, tell).await {
+            let (agreed, explanation) = match Box::pin(self.agree_among(&want, only, takes_over, tell)).await {
                 Ok(agreed) => agreed,
                 Err(error) => return Err(last.unwrap_or(error)),
             };
@@ -374,7 +375,7 @@ impl Buyer {
             let peer = choice.offer.peer_id();
             tell(&format!("chosen, and agreed with: {peer}"));
             let start = takes_over.map_or(Start::Hurried, Start::PayingFrom);
-            let opened = match self.open_relayed_from(caps.relay_fee, start, Some(caps), tell).await {
+            let opened = match Box::pin(self.open_relayed_from(caps.relay_fee, start, Some(caps), tell)).await {
                 Ok(opened) => opened,
                 Err(error @ ClientError::PurchaseCap { .. }) => {
                     tell(&format!("{peer} is too dear: {error} [{}]", error.code()));

@@ -45,6 +45,23 @@ pub(super) fn bind_udp(address: SocketAddr) -> Result<UdpSocket, BackendError> {
     bind().map_err(|error| BackendError::Listen { address, reason: error.to_string() })
 }
 
+/// Ports that are tried for both.
+const MAX_PORTS: u32 = 16;
+
+/// A free UDP port whose TCP port is free too.
+pub(super) async fn bind_udp_beside_tcp(address: SocketAddr) -> Result<UdpSocket, BackendError> {
+    let mut taken = 0;
+    loop {
+        let socket = bind_udp(address)?;
+        let bound = socket.local_addr().map_err(|error| BackendError::Listen { address, reason: error.to_string() })?;
+        match tokio::net::TcpListener::bind(bound).await {
+            Ok(_) => return Ok(socket),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && taken < MAX_PORTS => taken += 1,
+            Err(error) => return Err(BackendError::Listen { address: bound, reason: error.to_string() }),
+        }
+    }
+}
+
 /// Serves datagrams until it is aborted.
 pub(super) async fn udp(shared: Arc<Shared>, socket: Arc<UdpSocket>, listener: u16) {
     let mut buffer = vec![0; LARGEST_MESSAGE];

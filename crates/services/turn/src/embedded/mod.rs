@@ -284,7 +284,8 @@ impl Embedded {
         let (mut udp, mut tcp) = (Vec::new(), Vec::new());
         let mut listener = 0;
         for address in &shared.config.udp {
-            let socket = front::bind_udp(*address)?;
+            let both = address.port() == 0 && shared.config.tcp.contains(address);
+            let socket = if both { front::bind_udp_beside_tcp(*address).await? } else { front::bind_udp(*address)? };
             udp.push(socket.local_addr().unwrap_or(*address));
             tasks.spawn(front::udp(Arc::clone(&shared), Arc::new(socket), listener));
             listener += 1;
