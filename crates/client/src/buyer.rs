@@ -610,12 +610,14 @@ impl Buyer {
     ) -> Result<(Option<(Choice, AgreedTerms)>, Explanation), ClientError> {
         let mut want = want.clone();
         let mut refusal = None;
+        // A connection for the price alone would show the provider an address, and stay: what is relayed later would come from there.
+        let sealed = !want.service.is_dialled() || want.preset == Preset::Private;
         for asked in 1.. {
             let (choice, explanation) = self.choose_among(&want, only).await?;
             let Some(choice) = choice else {
                 return refusal.map_or(Ok((None, explanation)), Err);
             };
-            match self.negotiate_from(&choice.offer, choice.rate_class, &want, start, false).await {
+            match self.negotiate_from(&choice.offer, choice.rate_class, &want, start, sealed).await {
                 Ok(terms) => return Ok((Some((choice, terms)), explanation)),
                 Err(error @ (ClientError::Negotiation(_) | ClientError::Transport(_))) if asked < MAX_CHOICES => {
                     tell(&format!("no agreement with {}: {error} [{}]", choice.offer.peer_id(), error.code()));

@@ -95,6 +95,11 @@ async fn sell(shop: &Shop, seller: &NodeHandle, folder: &str, price: u128) -> Ar
     services.add(Arc::new(FilterService::new(seller.clone(), filter).unwrap())).unwrap();
     let lightpush = LightpushServiceConfig { free, ..LightpushServiceConfig::new(shards) };
     services.add(Arc::new(LightpushService::new(seller.clone(), lightpush).unwrap())).unwrap();
+    sell_all(shop, seller, folder, price, services).await
+}
+
+/// Sells these services on a node; a ticket costs `price`.
+async fn sell_all(shop: &Shop, seller: &NodeHandle, folder: &str, price: u128, services: Registry) -> Arc<Provider> {
     let parts = ProviderParts {
         node: seller.clone(),
         ledger: shop.net.ledger.clone(),

@@ -1,7 +1,10 @@
 //! Sessions: who is paid, who is left, and what may be spent.
 
 use super::*;
-use tributary_client::{ClientError, Failure, Session, SpendingCaps};
+use tributary_client::{ClientError, Failure, Load, Session, SoughtFamily, SpendingCaps};
+use tributary_market::offer::{Attributes, FamilyAttributes, Service, UsePrice, UseUnit};
+use tributary_market::property::Properties;
+use tributary_provider::{service::ServiceError, till::Till};
 use tributary_waku::FilterHealth;
 use tributary_wallet::StreamState;
 
@@ -295,4 +298,64 @@ async fn a_stream_that_was_left_is_stopped_by_the_next_run_and_once() {
     // It is used no more, though its provider answers.
     let other = market.session(&want, larger_caps()).await.unwrap();
     assert_ne!(other.stream.commitment, session.stream.commitment);
+}
+
+/// Sells a service that goes over relay alone.
+#[derive(Debug)]
+struct Oracle;
+
+#[async_trait]
+impl tributary_provider::service::Service for Oracle {
+    fn entry(&self) -> Service {
+        Service {
+            id: "oracle".parse().unwrap(),
+            uses: vec![UsePrice { unit: UseUnit::Request, quantity: 1, tickets: 1 }],
+            attributes: Attributes::Family(FamilyAttributes {
+                name: "oracle".parse().unwrap(),
+                lease: None,
+                properties: Properties::new(),
+            }),
+        }
+    }
+    fn free_tier(&self) -> FreeTierLimits {
+        FreeTierLimits::NONE
+    }
+    async fn start(&self, _: Till) -> Result<(), ServiceError> {
+        Ok(())
+    }
+    async fn stop(&self) {}
+}
+
+/// Who is connected to the provider is the first to send it what it relays: each prompt would come from the same neighbour.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_over_relay_is_bought_without_a_connection_to_its_provider() {
+    let market = Market::new().await;
+    let seller = node(true).await;
+    for other in [&seller, market.buyer.node()] {
+        market.neighbour.dial_within(&other.listen_addrs()[0], PATIENCE).await.unwrap();
+    }
+    let mut services = Registry::new();
+    services.add(Arc::new(Oracle)).unwrap();
+    let provider = sell_all(&market.shop, &seller, "oracle", 100, services).await;
+    let _relayer = market.relayer(Manner::Sends, 700).await;
+    let want = Market::want(Sought::Family(SoughtFamily {
+        id: "oracle".parse().unwrap(),
+        family: "oracle".parse().unwrap(),
+        needs: Vec::new(),
+        unit: UseUnit::Request,
+        load: Load::Uses { uses: 1, units: 1 },
+        dialled: false,
+    }));
+    let known = async {
+        while market.buyer.directory().offer(seller.peer_id()).is_err() {
+            let _ = provider.publisher().publish_now().await;
+            market.buyer.directory().discover(tokio::time::sleep(Duration::from_millis(100))).await.unwrap();
+        }
+    };
+    within("the oracle's offer", known).await;
+    let session = market.session(&want, caps()).await.unwrap();
+    assert_eq!(session.provider(), seller.peer_id());
+    assert!(session.tickets.take(session.tickets.current_slot().unwrap(), 1).await.is_ok(), "it is paid");
+    let (buyer, met) = (market.buyer.node().peer_id(), seller.connected_peers().await);
+    assert!(met.contains(&market.neighbour.peer_id()) && !met.contains(&buyer), "{met:?}");
 }

@@ -407,7 +407,7 @@ async fn print(context: &Context, models: &Models, mut answer: ChatStream) -> Re
     while let Some(event) = answer.next().await {
         match event {
             Ok(ChatEvent::Delta(piece)) if text => {
-                print!("{piece}");
+                print!("{}", printable(&piece));
                 std::io::stdout().flush().ok();
             }
             Ok(ChatEvent::Delta(piece)) => whole.push_str(&piece),
@@ -443,6 +443,12 @@ async fn print(context: &Context, models: &Models, mut answer: ChatStream) -> Re
     Err(ClientError::Interrupted.into())
 }
 
+/// Without what steers a terminal: a provider could move its cursor, set its title or fill its clipboard.
+fn printable(text: &str) -> String {
+    let steers = |c: &char| c.is_control() && !matches!(c, '\n' | '\t');
+    text.chars().filter(|c| !steers(c)).collect()
+}
+
 fn question(text: &str) -> Result<String, CliError> {
     if text != "-" {
         return Ok(text.to_owned());
@@ -466,5 +472,16 @@ fn thousandths(value: f64) -> Result<u32, CliError> {
         Ok((value * 1000.0).round() as u32)
     } else {
         Err(input(format!("--temperature {value} is out of range: 0 to 2")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn an_answer_steers_no_terminal() {
+        let hostile = "Paris\u{1b}]52;c;cm0gLXJm\u{7}\u{1b}[2J\r\u{9b}31m\n\tis it.\u{8}\0";
+        assert_eq!(printable(hostile), "Paris]52;c;cm0gLXJm[2J31m\n\tis it.");
     }
 }

@@ -329,8 +329,8 @@ async fn ask_once(context: &Context, buyer: &Buyer, session: Session) -> Result<
     };
     let score = record(buyer, StunAssessor::default().assess(&observed)).await;
     let Some(address) = address.filter(|_| score != Some(0.0)) else {
-        // It is assessed already.
-        session.failed(&Failure::Unsuitable).await?;
+        let ended = if score == Some(0.0) { Failure::Assessed } else { Failure::Unsuitable };
+        session.failed(&ended).await?;
         let (provider, reason) = (session.provider(), wrong(&observed.ending));
         return Err(CliError::Service { reason: format!("the STUN server of {provider} doesn't work: {reason}") });
     };
@@ -436,8 +436,7 @@ async fn keep(
     match try_relay(buyer, &relay.session, &shown).await {
         Ok(line) => tell(&line),
         Err(error) => {
-            // It is assessed already.
-            relay.session.failed(&Failure::Unsuitable).await?;
+            relay.session.failed(&Failure::Assessed).await?;
             return Err(error);
         }
     }
