@@ -452,6 +452,19 @@ pub(crate) struct Buying {
     pub(crate) max_price: Option<u128>,
 }
 
+/// Whom to use, and buying.
+#[derive(Debug, Args)]
+pub(crate) struct Using {
+    /// Peer id of the provider to use. Unset: the best.
+    #[arg(long, value_name = "PEER_ID")]
+    pub(crate) provider: Option<String>,
+    /// With --buy: for how long each purchase pays, in seconds. Unset: gateway.duration.
+    #[arg(long, value_name = "SECONDS", requires = "buy")]
+    pub(crate) duration: Option<u64>,
+    #[command(flatten)]
+    pub(crate) buying: Buying,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Ask {
     /// The question. "-" reads it from standard input.
@@ -477,14 +490,8 @@ pub(crate) struct Ask {
     /// Over a direct stream instead of Waku relay. The provider sees this machine's address.
     #[arg(long)]
     pub(crate) direct: bool,
-    /// Peer id of the provider to use. Unset: the best.
-    #[arg(long, value_name = "PEER_ID")]
-    pub(crate) provider: Option<String>,
-    /// With --buy: for how long a purchase pays, in seconds. Unset: gateway.duration.
-    #[arg(long, value_name = "SECONDS", requires = "buy")]
-    pub(crate) duration: Option<u64>,
     #[command(flatten)]
-    pub(crate) buying: Buying,
+    pub(crate) using: Using,
 }
 
 #[derive(Debug, Args)]
@@ -498,26 +505,14 @@ pub(crate) struct Turn {
     /// Also print until when the relay is paid, grace included, each time that changes (Unix seconds).
     #[arg(long)]
     pub(crate) until: bool,
-    /// Peer id of the provider to use. Unset: the best.
-    #[arg(long, value_name = "PEER_ID")]
-    pub(crate) provider: Option<String>,
-    /// With --buy: for how long each purchase pays, in seconds. Unset: gateway.duration.
-    #[arg(long, value_name = "SECONDS", requires = "buy")]
-    pub(crate) duration: Option<u64>,
     #[command(flatten)]
-    pub(crate) buying: Buying,
+    pub(crate) using: Using,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Stun {
-    /// Peer id of the provider to use. Unset: the best.
-    #[arg(long, value_name = "PEER_ID")]
-    pub(crate) provider: Option<String>,
-    /// With --buy: for how long the purchase pays, in seconds. Unset: gateway.duration.
-    #[arg(long, value_name = "SECONDS", requires = "buy")]
-    pub(crate) duration: Option<u64>,
     #[command(flatten)]
-    pub(crate) buying: Buying,
+    pub(crate) using: Using,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,7 +9,7 @@ use serde_json::json;
 use tributary_protocol::time::UnixTime;
 
 use crate::assess::{Assessment, AssessmentId, Measurement, Subject, Verdict};
-use crate::measure::{latency, mean, noted, scored};
+use crate::measure::{latency, mean, noted, number, own_fault, scored};
 
 /// A SHA-256.
 pub type Digest = [u8; 32];
@@ -157,28 +157,20 @@ fn verdict(
         HttpEnding::FailedAfterPayment { .. } => Verdict::Scored { score: 0.0, weight: 2.0 },
         HttpEnding::NoAnswer => Verdict::Scored { score: 0.0, weight: 1.0 },
         HttpEnding::Unavailable { .. } => Verdict::Scored { score: 0.0, weight: 0.5 },
-        HttpEnding::Dropped => Verdict::BuyerFault { reason: "the buyer wanted no more of it".into() },
-        HttpEnding::BuyerError { reason } => Verdict::BuyerFault { reason: reason.chars().take(256).collect() },
+        HttpEnding::Dropped => own_fault("the buyer wanted no more of it"),
+        HttpEnding::BuyerError { reason } => own_fault(reason),
     }
-}
-
-#[allow(clippy::cast_precision_loss)] // Bytes of one answer stay far below 2^53.
-fn number(count: u64) -> f64 {
-    count as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assess::{ProviderName, ServiceName};
+    use crate::measure::testing;
 
     fn observed() -> HttpObservation {
         HttpObservation {
-            id: AssessmentId::new("use-1").unwrap(),
-            subject: Subject {
-                provider: ProviderName::new("16Uiu2HAmProvider").unwrap(),
-                service: ServiceName::new("http-tides").unwrap(),
-            },
+            id: testing::id(),
+            subject: testing::subject("http-tides"),
             at: UnixTime::new(1000).unwrap(),
             status: Some(200),
             first: Some(Duration::from_millis(50)),
@@ -198,12 +190,7 @@ mod tests {
     }
 
     fn near(observed: &HttpObservation, score: f64, weight: f64) {
-        match verdict_of(observed) {
-            Verdict::Scored { score: s, weight: w } => {
-                assert!((s - score).abs() < 1e-9 && (w - weight).abs() < 1e-12, "{s} {w}");
-            }
-            other => panic!("not scored: {other:?}"),
-        }
+        testing::near(&HttpAssessor::default().assess(observed), score, weight);
     }
 
     #[test]

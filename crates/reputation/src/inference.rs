@@ -10,7 +10,7 @@ use serde_json::json;
 use tributary_protocol::time::UnixTime;
 
 use crate::assess::{Assessment, AssessmentId, Measurement, Subject, Verdict};
-use crate::measure::{latency, mean, noted, scored};
+use crate::measure::{brief, latency, mean, noted, number, own_fault, scored};
 
 /// A SHA-256 of an answer's text.
 pub type Digest = [u8; 32];
@@ -152,7 +152,6 @@ impl InferenceAssessor {
 
 fn verdict(observed: &InferenceObservation, agrees: Option<bool>, measurements: &[Measurement]) -> Verdict {
     let bad = |weight| Verdict::Scored { score: 0.0, weight };
-    let short = |reason: &str| reason.chars().take(256).collect::<String>();
     match &observed.ending {
         InferenceEnding::Complete if agrees == Some(false) => bad(FALSE_MODEL),
         // An empty answer delivers nothing, however fast.
@@ -162,29 +161,21 @@ fn verdict(observed: &InferenceObservation, agrees: Option<bool>, measurements: 
         InferenceEnding::FailedAfterPayment { .. } => bad(2.0),
         InferenceEnding::NoAnswer => bad(1.0),
         InferenceEnding::Unavailable { .. } => bad(0.5),
-        InferenceEnding::Dropped => Verdict::BuyerFault { reason: "the buyer wanted no more of it".into() },
-        InferenceEnding::BuyerError { reason } => Verdict::BuyerFault { reason: short(reason) },
-        InferenceEnding::NetworkError { reason } => Verdict::NetworkFault { reason: short(reason) },
+        InferenceEnding::Dropped => own_fault("the buyer wanted no more of it"),
+        InferenceEnding::BuyerError { reason } => own_fault(reason),
+        InferenceEnding::NetworkError { reason } => Verdict::NetworkFault { reason: brief(reason) },
     }
-}
-
-#[allow(clippy::cast_precision_loss)] // Tokens of one answer stay far below 2^53.
-fn number(count: u64) -> f64 {
-    count as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assess::{ProviderName, ServiceName};
+    use crate::measure::testing;
 
     fn observed() -> InferenceObservation {
         InferenceObservation {
-            id: AssessmentId::new("use-1").unwrap(),
-            subject: Subject {
-                provider: ProviderName::new("16Uiu2HAmProvider").unwrap(),
-                service: ServiceName::new("inference").unwrap(),
-            },
+            id: testing::id(),
+            subject: testing::subject("inference"),
             at: UnixTime::new(1000).unwrap(),
             first_text: Some(Duration::from_millis(300)),
             whole: Duration::from_millis(1300),
@@ -195,14 +186,7 @@ mod tests {
     }
 
     fn near(observed: &InferenceObservation, score: f64, weight: f64) {
-        let assessment = InferenceAssessor::default().assess(observed);
-        assessment.check().unwrap();
-        match assessment.verdict {
-            Verdict::Scored { score: s, weight: w } => {
-                assert!((s - score).abs() < 1e-9 && (w - weight).abs() < 1e-12, "{s} {w}");
-            }
-            other => panic!("not scored: {other:?}"),
-        }
+        testing::near(&InferenceAssessor::default().assess(observed), score, weight);
     }
 
     #[test]

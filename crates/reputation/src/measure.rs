@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::assess::Measurement;
+use crate::assess::{Measurement, Verdict};
 use crate::store::Hash;
 
 /// Hashes that evidence lists of each kind.
@@ -38,6 +38,24 @@ pub(crate) fn count(number: usize) -> f64 {
     number as f64
 }
 
+#[allow(clippy::cast_precision_loss)] // Bytes and tokens of one answer stay far below 2^53.
+pub(crate) fn number(count: u64) -> f64 {
+    count as f64
+}
+
+/// Characters of a reason at most.
+const MAX_REASON: usize = 256;
+
+/// A reason, as much of it as is kept.
+pub(crate) fn brief(reason: &str) -> String {
+    reason.chars().take(MAX_REASON).collect()
+}
+
+/// The buyer's own fault.
+pub(crate) fn own_fault(reason: &str) -> Verdict {
+    Verdict::BuyerFault { reason: brief(reason) }
+}
+
 pub(crate) fn median(mut latencies: Vec<Duration>) -> Option<Duration> {
     latencies.sort_unstable();
     latencies.get(latencies.len() / 2).copied()
@@ -45,4 +63,32 @@ pub(crate) fn median(mut latencies: Vec<Duration>) -> Option<Duration> {
 
 pub(crate) fn listed(hashes: &[Hash]) -> Vec<String> {
     hashes.iter().take(MAX_LISTED).map(hex::encode).collect()
+}
+
+/// What the assessors' tests share.
+#[cfg(test)]
+pub(crate) mod testing {
+    use crate::assess::{Assessment, AssessmentId, ProviderName, ServiceName, Subject, Verdict};
+
+    pub(crate) fn id() -> AssessmentId {
+        AssessmentId::new("use-1").unwrap()
+    }
+
+    pub(crate) fn subject(service: &str) -> Subject {
+        Subject {
+            provider: ProviderName::new("16Uiu2HAmProvider").unwrap(),
+            service: ServiceName::new(service).unwrap(),
+        }
+    }
+
+    /// An assessment within its bounds, of this score and weight.
+    pub(crate) fn near(assessment: &Assessment, score: f64, weight: f64) {
+        assessment.check().unwrap();
+        match assessment.verdict {
+            Verdict::Scored { score: s, weight: w } => {
+                assert!((s - score).abs() < 1e-9 && (w - weight).abs() < 1e-12, "{s} {w}");
+            }
+            ref other => panic!("not scored: {other:?}"),
+        }
+    }
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use tributary_protocol::time::UnixTime;
 
 use crate::assess::{Assessment, AssessmentId, Measurement, Subject, Verdict};
-use crate::measure::{MAX_LISTED, count, latency, listed, mean, median, noted, scored};
+use crate::measure::{MAX_LISTED, count, latency, listed, mean, median, noted, own_fault, scored};
 
 /// A message hash.
 pub type Hash = [u8; 32];
@@ -108,7 +108,7 @@ impl Ending {
             Self::Unreachable { others_reachable: false } => {
                 Some(Verdict::NetworkFault { reason: "no peer could be reached".into() })
             }
-            Self::BuyerError { reason } => Some(Verdict::BuyerFault { reason: reason.chars().take(256).collect() }),
+            Self::BuyerError { reason } => Some(own_fault(reason)),
         }
     }
 

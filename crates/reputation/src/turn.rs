@@ -11,7 +11,7 @@ use serde_json::json;
 use tributary_protocol::time::UnixTime;
 
 use crate::assess::{Assessment, AssessmentId, Measurement, Subject, Verdict};
-use crate::measure::{MAX_LISTED, count, latency, mean, median, noted, scored};
+use crate::measure::{MAX_LISTED, count, latency, mean, median, noted, own_fault, scored};
 
 /// How a trial of a server ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +59,7 @@ impl TurnEnding {
             Self::Silent { .. } => {
                 Some(Verdict::NetworkFault { reason: "UDP may not get through: no other server answered".into() })
             }
-            Self::BuyerError { reason } => Some(Verdict::BuyerFault { reason: reason.chars().take(256).collect() }),
+            Self::BuyerError { reason } => Some(own_fault(reason)),
         }
     }
 }
@@ -304,23 +304,16 @@ impl TurnAssessor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::assess::{ProviderName, ServiceName};
+    use crate::measure::testing::{self, near};
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
     }
 
-    fn subject(service: &str) -> Subject {
-        Subject {
-            provider: ProviderName::new("16Uiu2HAmProvider").unwrap(),
-            service: ServiceName::new(service).unwrap(),
-        }
-    }
-
     fn turn() -> TurnObservation {
         TurnObservation {
-            id: AssessmentId::new("use-1").unwrap(),
-            subject: subject("turn"),
+            id: testing::id(),
+            subject: testing::subject("turn"),
             at: UnixTime::new(1000).unwrap(),
             allocation: Some(Duration::from_millis(80)),
             mapped: Mapped { here: Some(address("1.1.1.1:5")), elsewhere: vec![address("1.1.1.1:6")] },
@@ -332,22 +325,12 @@ mod tests {
 
     fn stun() -> StunObservation {
         StunObservation {
-            id: AssessmentId::new("use-2").unwrap(),
-            subject: subject("stun"),
+            id: testing::id(),
+            subject: testing::subject("stun"),
             at: UnixTime::new(1000).unwrap(),
             binding: Some(Duration::from_millis(20)),
             mapped: Mapped { here: Some(address("1.1.1.1:5")), elsewhere: vec![] },
             ending: TurnEnding::Complete,
-        }
-    }
-
-    fn near(assessment: &Assessment, score: f64, weight: f64) {
-        assessment.check().unwrap();
-        match assessment.verdict {
-            Verdict::Scored { score: s, weight: w } => {
-                assert!((s - score).abs() < 1e-9 && (w - weight).abs() < 1e-12, "{s} {w}");
-            }
-            ref other => panic!("not scored: {other:?}"),
         }
     }
 

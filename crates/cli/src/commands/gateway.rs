@@ -1,6 +1,6 @@
 //! `tributary gateway`: bought services for ordinary programs (docs: gateway).
 
-use std::{collections::HashMap, fs, os::unix::fs::DirBuilderExt as _, sync::Arc};
+use std::{collections::HashMap, fs, hash::Hash, os::unix::fs::DirBuilderExt as _, sync::Arc};
 
 use async_trait::async_trait;
 use hyper::StatusCode;
@@ -12,11 +12,12 @@ use tributary_market::offer::{ServiceId, UseUnit};
 use tributary_protocol::{Amount, Seconds};
 use tributary_prover::Circuit;
 use tributary_reputation::{
-    Verdict,
+    Assessment, Verdict,
     http::{HttpAssessor, HttpEnding, HttpObservation},
 };
 use tributary_service_http::{HttpClient, HttpMarket, HttpSurface, SeatError, family};
 use tributary_service_inference::MarketModel;
+use tributary_waku::PeerId;
 use tributary_wallet::WalletError;
 
 use crate::{
@@ -63,7 +64,7 @@ pub(crate) async fn run(context: &Context, args: &args::Gateway) -> Result<(), C
     });
     let tell = |line: &str| tracing::info!("{line}");
     let models = Models::open(context, &buyer, &args.buying, None, false, None, tell)?;
-    let market = Arc::new(Market { buyer: buyer.clone(), plan, sessions: Mutex::default() });
+    let market = Arc::new(Market { buyer: buyer.clone(), plan, asked: Asked::default() });
     // One line for each family.
     let surfaces: Vec<Arc<dyn Surface>> =
         vec![Arc::new(HttpSurface::new(market)), Arc::new(OpenAi::new(Arc::new(MarketModel::new(Arc::new(models)))))];
@@ -102,6 +103,71 @@ pub(crate) fn caps(context: &Context, buying: &args::Buying) -> Result<SpendingC
         day: cap(buying.max_per_day, "gateway.max_per_day", &settings.max_per_day)?,
         relay_fee: max_fee(context)?,
     })
+}
+
+/// Does something as a buyer whose ledger follows the chain meanwhile. No other command can use the wallet until it is done.
+pub(crate) async fn as_buyer(
+    context: &Context,
+    buying: &args::Buying,
+    work: impl AsyncFnOnce(&Buyer) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let _lock = context.lock()?;
+    context.format.progress("opening the wallet and reading the proving keys");
+    let buyer = context.buyer_for(circuits(buying)).await?;
+    let following = tokio::spawn({
+        let ledger = buyer.wallet().ledger().clone();
+        async move { ledger.run(std::future::pending()).await }
+    });
+    let done = work(&buyer).await;
+    following.abort();
+    buyer.node().shutdown().await;
+    done
+}
+
+/// Providers that are asked, by what they are asked for.
+#[derive(Debug)]
+pub(crate) struct Asked<K>(Mutex<HashMap<K, Session>>);
+
+impl<K> Default for Asked<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash> Asked<K> {
+    pub(crate) fn remember(&self, key: K, session: Session) {
+        let mut sessions = self.0.lock();
+        if sessions.len() >= MAX_SESSIONS && !sessions.contains_key(&key) {
+            sessions.clear();
+        }
+        sessions.insert(key, session);
+    }
+
+    pub(crate) fn provider(&self, key: &K) -> Option<PeerId> {
+        self.0.lock().get(key).map(Session::provider)
+    }
+
+    /// Keeps an assessment as the user would have it. A provider whose use was worth nothing is left: paid no more, unless it may have another turn.
+    pub(crate) async fn judge(&self, buyer: &Buyer, assessment: Assessment, another_turn: bool) {
+        let assessment = buyer.judged(assessment).await;
+        if let Err(error) = buyer.reputation().record(&assessment).await {
+            tracing::warn!(code = error.code(), %error, "an assessment was not kept");
+        }
+        if !matches!(assessment.verdict, Verdict::Scored { score: 0.0, .. }) {
+            return;
+        }
+        let is_subject = |session: &&Session| {
+            session.provider().to_string() == assessment.subject.provider.as_str()
+                && session.service().as_str() == assessment.subject.service.as_str()
+        };
+        let failed = self.0.lock().values().find(is_subject).cloned();
+        let failure = if another_turn { Failure::Unsuitable } else { Failure::Assessed };
+        if let Some(session) = failed
+            && let Err(error) = session.failed(&failure).await
+        {
+            tracing::warn!(code = error.code(), %error, "a provider that failed is not left out");
+        }
+    }
 }
 
 /// What buying, or using open streams alone, proves.
@@ -153,7 +219,7 @@ impl Plan {
 struct Market {
     buyer: Buyer,
     plan: Plan,
-    sessions: Mutex<HashMap<ServiceId, Session>>,
+    asked: Asked<ServiceId>,
 }
 
 #[async_trait]
@@ -167,41 +233,13 @@ impl HttpMarket for Market {
             .map_err(|error| seat(&error))?;
         let (node, tickets) = (self.buyer.node().clone(), Arc::clone(&session.tickets));
         let client = HttpClient::new(node, &session.offer, service.clone(), session.addresses.clone(), tickets);
-        let mut sessions = self.sessions.lock();
-        if sessions.len() >= MAX_SESSIONS && !sessions.contains_key(service) {
-            sessions.clear();
-        }
-        sessions.insert(service.clone(), session);
+        self.asked.remember(service.clone(), session);
         client.map_err(|error| seat(&error))
     }
 
     async fn observed(&self, observation: HttpObservation) {
-        let assessment = self.buyer.judged(HttpAssessor::default().assess(&observation)).await;
-        if let Err(error) = self.buyer.reputation().record(&assessment).await {
-            tracing::warn!(code = error.code(), %error, "an assessment was not kept");
-        }
-        if !matches!(assessment.verdict, Verdict::Scored { score, .. } if score == 0.0) {
-            return;
-        }
-        let failed = {
-            let sessions = self.sessions.lock();
-            let mut all = sessions.values();
-            all.find(|session| {
-                session.provider().to_string() == observation.subject.provider.as_str()
-                    && session.service().as_str() == observation.subject.service.as_str()
-            })
-            .cloned()
-        };
-        // Who fell silent or broke its word is paid no more; who is busy may have another turn.
-        let ended = match observation.ending {
-            HttpEnding::Unavailable { .. } => Failure::Unsuitable,
-            _ => Failure::Assessed,
-        };
-        if let Some(session) = failed
-            && let Err(error) = session.failed(&ended).await
-        {
-            tracing::warn!(code = error.code(), %error, "a provider that failed is not left out");
-        }
+        let busy = matches!(observation.ending, HttpEnding::Unavailable { .. });
+        self.asked.judge(&self.buyer, HttpAssessor::default().assess(&observation), busy).await;
     }
 }
 

@@ -1,7 +1,6 @@
 //! Inference: the model that a provider sells, `tributary ask`, and the gateway's models (docs: inference, gateway).
 
 use std::{
-    collections::HashMap,
     fs,
     io::{Read as _, Write as _},
     sync::Arc,
@@ -10,11 +9,8 @@ use std::{
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
-use parking_lot::Mutex;
 use serde_json::json;
-use tributary_client::{
-    Buyer, ClientError, Failure, Load, Session, Sought, SoughtFamily, SpendingCaps as PurchaseCaps, Want,
-};
+use tributary_client::{Buyer, ClientError, Load, Sought, SoughtFamily, SpendingCaps as PurchaseCaps, Want};
 use tributary_market::{
     clock::{Clock, SystemClock},
     offer::{ServiceId, UseUnit},
@@ -22,10 +18,7 @@ use tributary_market::{
 };
 use tributary_protocol::Seconds;
 use tributary_provider::free::FreeTierLimits;
-use tributary_reputation::{
-    Verdict,
-    inference::{Digest, InferenceAssessor, InferenceEnding, InferenceObservation},
-};
+use tributary_reputation::inference::{Digest, InferenceAssessor, InferenceEnding, InferenceObservation};
 #[cfg(feature = "embedded")]
 use tributary_service_inference::backend::{Embedded, EmbeddedConfig};
 use tributary_service_inference::{
@@ -42,11 +35,12 @@ use crate::{
     args,
     commands::{
         buyer::{parse_peer, preferences},
-        gateway::{caps, circuits},
+        gateway::{Asked, as_buyer, caps},
     },
     config::Inference,
     context::{Context, shutdown_signal},
     error::CliError,
+    output::Format,
 };
 
 /// The folder of credits that were used, in the provider's.
@@ -193,12 +187,9 @@ pub(crate) struct Models {
     purse: Arc<CreditPurse>,
     clock: SystemClock,
     /// Who is asked, by model.
-    sessions: Mutex<HashMap<String, Session>>,
+    asked: Asked<String>,
     tell: fn(&str),
 }
-
-/// Models whose provider is remembered, at most.
-const MAX_SESSIONS: usize = 64;
 
 impl Models {
     /// Reads what may be spent, and opens the books.
@@ -243,7 +234,7 @@ impl Models {
             book: Arc::new(SpendingBook::open(&context.file(BOOK))?),
             purse: Arc::new(CreditPurse::open(&context.file(PURSE))?),
             clock: SystemClock,
-            sessions: Mutex::default(),
+            asked: Asked::default(),
             tell,
         })
     }
@@ -312,39 +303,17 @@ impl InferenceMarket for Models {
             transport: self.transport,
             timing: Timing::default(),
         };
-        let mut sessions = self.sessions.lock();
-        if sessions.len() >= MAX_SESSIONS && !sessions.contains_key(model) {
-            sessions.clear();
-        }
-        sessions.insert(model.to_owned(), session);
+        self.asked.remember(model.to_owned(), session);
         InferenceClient::new(parts)
     }
 
     async fn observed(&self, observation: InferenceObservation) {
-        let assessment = self.buyer.judged(InferenceAssessor::default().assess(&observation)).await;
-        if let Err(error) = self.buyer.reputation().record(&assessment).await {
-            tracing::warn!(code = error.code(), %error, "an assessment was not kept");
-        }
-        if !matches!(assessment.verdict, Verdict::Scored { score: 0.0, .. }) {
-            return;
-        }
-        let failed = {
-            let sessions = self.sessions.lock();
-            let mut all = sessions.values();
-            all.find(|session| session.provider().to_string() == observation.subject.provider.as_str()).cloned()
-        };
-        // It is assessed already. Who fell silent or failed is paid no more; who is busy or gave a credit may have another turn.
-        let ended = match &observation.ending {
-            InferenceEnding::Unavailable { .. } | InferenceEnding::FailedAfterPayment { credited: true, .. } => {
-                Failure::Unsuitable
-            }
-            _ => Failure::Assessed,
-        };
-        if let Some(session) = failed
-            && let Err(error) = session.failed(&ended).await
-        {
-            tracing::warn!(code = error.code(), %error, "a provider that failed is not left out");
-        }
+        // Who is busy, or made good what failed, may have another turn.
+        let another_turn = matches!(
+            observation.ending,
+            InferenceEnding::Unavailable { .. } | InferenceEnding::FailedAfterPayment { credited: true, .. }
+        );
+        self.asked.judge(&self.buyer, InferenceAssessor::default().assess(&observation), another_turn).await;
     }
 
     fn clock(&self) -> &dyn Clock {
@@ -354,23 +323,17 @@ impl InferenceMarket for Models {
 
 /// Asks one question, and prints the answer as it comes.
 pub(crate) async fn ask(context: &Context, args: &args::Ask) -> Result<(), CliError> {
-    let _lock = context.lock()?;
-    let provider = args.provider.as_deref().map(parse_peer).transpose()?;
+    let args::Using { provider, duration, buying } = &args.using;
+    let provider = provider.as_deref().map(parse_peer).transpose()?;
     let expected = args.expect.as_deref().map(digest).transpose()?;
     let temperature_milli = args.temperature.map(thousandths).transpose()?;
     let question = question(&args.question)?;
-    context.format.progress("opening the wallet and reading the proving keys");
-    let buyer = context.buyer_for(circuits(&args.buying)).await?;
-    let following = tokio::spawn({
-        let ledger = buyer.wallet().ledger().clone();
-        async move { ledger.run(std::future::pending()).await }
-    });
     let tell: fn(&str) = match context.format {
-        crate::output::Format::Text => |line| crate::output::Format::Text.progress(line),
-        crate::output::Format::Json => |_| {},
+        Format::Text => |line| Format::Text.progress(line),
+        Format::Json => |_| {},
     };
-    let done = async {
-        let models = Models::open(context, &buyer, &args.buying, args.duration, args.direct, provider, tell)?;
+    as_buyer(context, buying, async |buyer| {
+        let models = Arc::new(Models::open(context, buyer, buying, *duration, args.direct, provider, tell)?);
         let model = match &args.model {
             Some(model) => model.clone(),
             None => models.only_model().await?,
@@ -383,27 +346,23 @@ pub(crate) async fn ask(context: &Context, args: &args::Ask) -> Result<(), CliEr
             max_tokens: args.max_tokens,
             temperature_milli,
             seed: args.seed,
-            ..ChatRequest::ask(model, "")
+            ..ChatRequest::ask(&*model, "")
         };
-        let models = Arc::new(models);
         let asking = async {
             let answer = Desk::new(models.clone()).ask(request, expected).await?;
-            print(context, &models, answer).await
+            print(context.format, &models, &model, answer).await
         };
         tokio::select! {
             done = asking => done,
             () = shutdown_signal() => Ok(()),
         }
-    }
-    .await;
-    following.abort();
-    buyer.node().shutdown().await;
-    done
+    })
+    .await
 }
 
-async fn print(context: &Context, models: &Models, mut answer: ChatStream) -> Result<(), CliError> {
+async fn print(format: Format, models: &Models, model: &String, mut answer: ChatStream) -> Result<(), CliError> {
     let mut whole = String::new();
-    let text = context.format == crate::output::Format::Text;
+    let text = format == Format::Text;
     while let Some(event) = answer.next().await {
         match event {
             Ok(ChatEvent::Delta(piece)) if text => {
@@ -412,11 +371,11 @@ async fn print(context: &Context, models: &Models, mut answer: ChatStream) -> Re
             }
             Ok(ChatEvent::Delta(piece)) => whole.push_str(&piece),
             Ok(ChatEvent::Finished { reason, usage, receipt }) => {
-                let provider = models.sessions.lock().values().next().map(|session| session.provider().to_string());
+                let provider = models.asked.provider(model).map(|provider| provider.to_string());
                 let milliseconds = |time: Option<Duration>| time.map(|time| time.as_millis().to_string());
                 if text {
                     println!();
-                    context.format.progress(&format!(
+                    format.progress(&format!(
                         "{} tokens for {} tickets{}; first after {} ms{}",
                         receipt.tokens,
                         receipt.tickets,

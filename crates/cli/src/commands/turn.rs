@@ -29,7 +29,7 @@ use crate::{
     args,
     commands::{
         buyer::{parse_peer, preferences},
-        gateway::{caps, circuits},
+        gateway::{as_buyer, caps},
     },
     config::{Turn, TurnBackend},
     context::{Context, read_secret, shutdown_signal},
@@ -293,24 +293,16 @@ async fn try_relay(buyer: &Buyer, session: &Session, grant: &Grant) -> Result<St
 
 /// Leases a slot of a STUN server, and asks it once.
 pub(crate) async fn ask(context: &Context, args: &args::Stun) -> Result<(), CliError> {
-    let _lock = context.lock()?;
-    let caps = caps(context, &args.buying)?;
-    let provider = args.provider.as_deref().map(parse_peer).transpose()?;
-    let want = want(context, "stun", 1, args.duration, &args.buying)?;
-    context.format.progress("opening the wallet and reading the proving keys");
-    let buyer = context.buyer_for(circuits(&args.buying)).await?;
-    let following = tokio::spawn({
-        let ledger = buyer.wallet().ledger().clone();
-        async move { ledger.run(std::future::pending()).await }
-    });
-    let tell = |line: &str| context.format.progress(line);
-    let done = match buyer.session(&want, provider, &caps, &tell).await {
-        Ok(session) => ask_once(context, &buyer, session).await,
-        Err(error) => Err(error.into()),
-    };
-    following.abort();
-    buyer.node().shutdown().await;
-    done
+    let args::Using { provider, duration, buying } = &args.using;
+    let caps = caps(context, buying)?;
+    let provider = provider.as_deref().map(parse_peer).transpose()?;
+    let want = want(context, "stun", 1, *duration, buying)?;
+    as_buyer(context, buying, async |buyer| {
+        let tell = |line: &str| context.format.progress(line);
+        let session = buyer.session(&want, provider, &caps, &tell).await?;
+        ask_once(context, buyer, session).await
+    })
+    .await
 }
 
 async fn ask_once(context: &Context, buyer: &Buyer, session: Session) -> Result<(), CliError> {
@@ -344,24 +336,16 @@ async fn ask_once(context: &Context, buyer: &Buyer, session: Session) -> Result<
 
 /// Buys a relay, shows it, and keeps it paid until it is stopped.
 pub(crate) async fn run(context: &Context, args: &args::Turn) -> Result<(), CliError> {
-    let _lock = context.lock()?;
-    let caps = caps(context, &args.buying)?;
-    let provider = args.provider.as_deref().map(parse_peer).transpose()?;
-    let want = want(context, "turn", args.calls, args.duration, &args.buying)?;
-    context.format.progress("opening the wallet and reading the proving keys");
-    let buyer = context.buyer_for(circuits(&args.buying)).await?;
-    let following = tokio::spawn({
-        let ledger = buyer.wallet().ledger().clone();
-        async move { ledger.run(std::future::pending()).await }
-    });
-    let tell = |line: &str| context.format.progress(line);
-    let done = match buyer.session(&want, provider, &caps, &tell).await {
-        Ok(session) => keep(context, args, &buyer, session, &caps).await,
-        Err(error) => Err(error.into()),
-    };
-    following.abort();
-    buyer.node().shutdown().await;
-    done
+    let args::Using { provider, duration, buying } = &args.using;
+    let caps = caps(context, buying)?;
+    let provider = provider.as_deref().map(parse_peer).transpose()?;
+    let want = want(context, "turn", args.calls, *duration, buying)?;
+    as_buyer(context, buying, async |buyer| {
+        let tell = |line: &str| context.format.progress(line);
+        let session = buyer.session(&want, provider, &caps, &tell).await?;
+        keep(context, args, buyer, session, &caps).await
+    })
+    .await
 }
 
 /// A lease that is kept up, with the session that pays for it.

@@ -18,7 +18,6 @@ use tributary_protocol::UnixTime;
 use tributary_reputation::inference::{Digest, Fingerprint, InferenceEnding, InferenceObservation};
 use tributary_reputation::{AssessmentId, ProviderName, ServiceName, Subject};
 use tributary_wallet::WalletError;
-use tributary_wallet::tickets::TicketError;
 
 use crate::api::{ChatEvent, ChatMessage, ChatRequest, ChatStream, FinishReason, Role};
 use crate::client::InferenceClient;
@@ -280,9 +279,6 @@ fn ending(error: &InferenceError) -> InferenceEnding {
             _ => InferenceEnding::BuyerError { reason },
         },
         InferenceError::Transport(_) => InferenceEnding::NetworkError { reason },
-        InferenceError::Client(error) if matches!(**error, ClientError::Ticket(TicketError::SlotUsedUp { .. })) => {
-            InferenceEnding::BuyerError { reason }
-        }
         _ => InferenceEnding::BuyerError { reason },
     }
 }

@@ -1,5 +1,6 @@
-//! Figures, not verdicts: `cargo test -p tributary-provider --test measure -- --ignored --nocapture`.
+//! How long a lone ticket takes a provider, and how many it takes in a second: `cargo run --workspace --example ticket-rate`.
 
+#[path = "../tests/common/mod.rs"]
 mod common;
 
 use std::sync::Arc;
@@ -19,9 +20,8 @@ async fn take(world: &World, proof: &[u8], peer: PeerId) -> Duration {
     start.elapsed()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn time_of_a_lone_ticket_and_tickets_a_second() {
+#[tokio::main(worker_threads = 2)]
+async fn main() {
     let dir = tempfile::tempdir().unwrap();
     let world = Arc::new(World::open(&dir.path().join("db"), OnMissing::NewPayee, S + 5).await);
 
