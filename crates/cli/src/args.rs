@@ -288,9 +288,6 @@ pub(crate) struct Buy {
 
 #[derive(Debug, Args)]
 pub(crate) struct Query {
-    /// Peer id. Unset: the provider of the newest stream.
-    #[arg(long)]
-    pub(crate) provider: Option<String>,
     /// Content topics.
     #[arg(required = true, value_name = "CONTENT_TOPIC")]
     pub(crate) content_topics: Vec<String>,
@@ -301,11 +298,13 @@ pub(crate) struct Query {
     #[arg(long, default_value_t = 10)]
     pub(crate) max_pages: u32,
     /// Ask without a ticket, as an unpaid client would.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "buy")]
     pub(crate) unpaid: bool,
     /// After the query send the last paid request again, with the same ticket, and show the refusal.
     #[arg(long)]
     pub(crate) replay: bool,
+    #[command(flatten)]
+    pub(crate) using: Using,
 }
 
 #[derive(Debug, Args)]

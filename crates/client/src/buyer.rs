@@ -233,7 +233,7 @@ fn store_id() -> String {
 }
 
 /// Relayers that are tried for one purchase, at the most.
-const MAX_RELAYERS: usize = 3;
+pub(crate) const MAX_RELAYERS: usize = 3;
 
 /// How a relayer is asked while a purchase waits: others are there if it keeps silent.
 const RELAYER_CALLS: CallPolicy = CallPolicy { attempts: 3, wait: Duration::from_secs(2) };
@@ -730,13 +730,7 @@ impl Buyer {
             | ClientError::Transport(_)
             | ClientError::Store(_)
             | ClientError::LightPush(_)
-            | ClientError::Filter(_) => {
-                let peers = self.node.connected_peers().await;
-                if peers.contains(&provider) {
-                    return Some(Ending::NoAnswer);
-                }
-                Some(Ending::Unreachable { others_reachable: !peers.is_empty() })
-            }
+            | ClientError::Filter(_) => Some(unanswered(&self.node, provider).await),
             _ => None,
         }
     }
@@ -899,6 +893,15 @@ impl Buyer {
         RelaySubmitter::new(client, self.directory.clone(), max_fee, true)
     }
 
+    /// [`Self::relayed`], and one that keeps silent is left for the next before long, if there is one. [`MAX_RELAYERS`] are tried at most.
+    pub(crate) fn relayed_in_turn(&self, max_fee: Amount) -> RelaySubmitter {
+        if self.directory.relayers().len() < 2 {
+            return self.relayed(max_fee);
+        }
+        let client = RelayClient::new(self.sealed(RELAYER_CALLS), Arc::new(Bridge(Arc::clone(&self.clock))));
+        RelaySubmitter::new(client, self.directory.clone(), max_fee, true).patience(RELAYER_PATIENCE)
+    }
+
     /// Relayers that are known.
     #[must_use]
     pub fn relayers(&self) -> Vec<Arc<VerifiedAnnouncement>> {
@@ -936,11 +939,7 @@ impl Buyer {
         caps: Option<&SpendingCaps>,
         tell: &(dyn Fn(&str) + Sync),
     ) -> Result<Opened, ClientError> {
-        let client = RelayClient::new(self.sealed(RELAYER_CALLS), Arc::new(Bridge(Arc::clone(&self.clock))));
-        let mut submitter = RelaySubmitter::new(client, self.directory.clone(), max_fee, true);
-        if self.directory.relayers().len() > 1 {
-            submitter = submitter.patience(RELAYER_PATIENCE);
-        }
+        let submitter = self.relayed_in_turn(max_fee);
         self.open_by(&submitter, Some(&submitter), start, caps, tell).await
     }
 
@@ -1443,6 +1442,15 @@ pub(crate) async fn running_stream(
     open.into_iter()
         .next()
         .ok_or_else(|| ClientError::NoStream { provider: provider.map_or_else(any, |peer| peer.to_string()) })
+}
+
+/// What it says of a provider that no answer came: it may be the buyer's own network that is down.
+pub(crate) async fn unanswered(node: &NodeHandle, provider: PeerId) -> Ending {
+    let peers = node.connected_peers().await;
+    if peers.contains(&provider) {
+        return Ending::NoAnswer;
+    }
+    Ending::Unreachable { others_reachable: !peers.is_empty() }
 }
 
 /// All of them, newest first.

@@ -159,46 +159,55 @@ impl Directory {
         let mut offers = self.node.subscribe([Kind::Offers.topic()])?;
         let mut relayers = self.node.subscribe([Kind::Relayers.topic()])?;
         let mut ratings = self.ratings.is_some().then(|| self.node.subscribe([Kind::Ratings.topic()])).transpose()?;
-        tokio::pin!(done);
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut settling = tokio::time::interval(SETTLE);
         settling.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut asked = HashSet::new();
         let mut archives = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                () = &mut done => break,
-                _ = looks.tick(), if asked.len() < MAX_ARCHIVES => {
-                    for peer in self.node.connected_peers().await {
-                        if asked.len() < MAX_ARCHIVES && asked.insert(peer) {
-                            archives.push(self.archived(peer, Kind::Offers));
-                            archives.push(self.archived(peer, Kind::Relayers));
+        // Side by side: `done` may use the database that a message is written to, and would wait for ever, connection in hand, while one is taken.
+        let (over, mut ended) = tokio::sync::oneshot::channel::<()>();
+        let waiting = async {
+            done.await;
+            let _ = over.send(());
+            Ok(())
+        };
+        let listening = async {
+            loop {
+                tokio::select! {
+                    _ = &mut ended => return Ok::<_, ClientError>(()),
+                    _ = looks.tick(), if asked.len() < MAX_ARCHIVES => {
+                        for peer in self.node.connected_peers().await {
+                            if asked.len() < MAX_ARCHIVES && asked.insert(peer) {
+                                archives.push(self.archived(peer, Kind::Offers));
+                                archives.push(self.archived(peer, Kind::Relayers));
+                            }
                         }
                     }
-                }
-                _ = settling.tick() => self.settle(&mut found).await?,
-                Some((peer, kind, payloads)) = archives.next(), if !archives.is_empty() => {
-                    let before = found.offers + found.relayers;
-                    for payload in payloads {
-                        match kind {
-                            Kind::Ratings => self.take_rating(RatingSource::Archive(peer), &payload, &mut found),
-                            _ => self.take(kind == Kind::Offers, payload, &mut found).await?,
+                    _ = settling.tick() => self.settle(&mut found).await?,
+                    Some((peer, kind, payloads)) = archives.next(), if !archives.is_empty() => {
+                        let before = found.offers + found.relayers;
+                        for payload in payloads {
+                            match kind {
+                                Kind::Ratings => self.take_rating(RatingSource::Archive(peer), &payload, &mut found),
+                                _ => self.take(kind == Kind::Offers, payload, &mut found).await?,
+                            }
+                        }
+                        found.from_archive += found.offers + found.relayers - before;
+                        // A rating counts for a payee that an offer named, so offers come first.
+                        if kind == Kind::Offers && self.ratings.is_some() {
+                            archives.push(self.archived(peer, Kind::Ratings));
                         }
                     }
-                    found.from_archive += found.offers + found.relayers - before;
-                    // A rating counts for a payee that an offer named, so offers come first.
-                    if kind == Kind::Offers && self.ratings.is_some() {
-                        archives.push(self.archived(peer, Kind::Ratings));
+                    Some(message) = offers.next() => self.take(true, message.message.payload.to_vec(), &mut found).await?,
+                    Some(message) = relayers.next() => self.take(false, message.message.payload.to_vec(), &mut found).await?,
+                    Some(message) = next_of(&mut ratings) => {
+                        self.take_rating(RatingSource::Live, &message.message.payload, &mut found);
                     }
-                }
-                Some(message) = offers.next() => self.take(true, message.message.payload.to_vec(), &mut found).await?,
-                Some(message) = relayers.next() => self.take(false, message.message.payload.to_vec(), &mut found).await?,
-                Some(message) = next_of(&mut ratings) => {
-                    self.take_rating(RatingSource::Live, &message.message.payload, &mut found);
                 }
             }
-        }
+        };
+        tokio::try_join!(waiting, listening)?;
         self.settle(&mut found).await?;
         Ok(found)
     }

@@ -215,6 +215,14 @@ pub enum ClientError {
         /// Why it isn't reached.
         reason: String,
     },
+    /// A leased subscription ended before its time.
+    #[error("{provider} pushes no more ({reason}): listen again, from another provider if one may be paid")]
+    PushesEnded {
+        /// Who was paid for them.
+        provider: PeerId,
+        /// What is known of the end.
+        reason: String,
+    },
     /// A topic is malformed.
     #[error(transparent)]
     Topic(#[from] tributary_waku::TopicError),
@@ -277,6 +285,7 @@ impl ClientError {
             Self::PurchaseCap { .. } => "TRB-C040",
             Self::DayCap { .. } => "TRB-C041",
             Self::Away { .. } => "TRB-C042",
+            Self::PushesEnded { .. } => "TRB-C043",
             Self::Topic(_) => "TRB-C023",
             Self::Range(_) => "TRB-C024",
             Self::Slot(_) => "TRB-C025",

@@ -34,6 +34,7 @@ pub use crate::{
     discover::{Directory, Found},
     error::ClientError,
     lease::{KeptLease, LeaseBuyer, LeaseHealth, LeasePlan, PaidFilter},
+    leave::LeftStreams,
     push::{PaidLightpush, PaidPush},
     query::{PagePrice, PaidPage, PaidStore, is_replay_refusal, unpaid},
     rate::{MadeRating, RateOrder, SentRating},

@@ -16,6 +16,7 @@ use tributary_wallet::tickets::MadeTicket;
 
 use crate::{
     ClientError,
+    buyer::unanswered,
     route::Route,
     store::{DeliveredMessage, DeliveredPage, Delivery},
     tickets::{RequestTickets, TicketSource, pay},
@@ -186,7 +187,13 @@ impl PaidStore {
             let page = match self.page(request).await {
                 Ok(page) => page,
                 Err(error) => {
-                    delivery.ending = ending(&error);
+                    delivery.ending = match error {
+                        // It is gone, or doesn't answer.
+                        ClientError::Store(_) | ClientError::Transport(_) | ClientError::Dial(_) => {
+                            unanswered(&self.route.node, self.route.provider).await
+                        }
+                        _ => ending(&error),
+                    };
                     return (delivery, pages, Some(error));
                 }
             };
@@ -227,7 +234,6 @@ fn ending(error: &ClientError) -> Ending {
             _ => Ending::BuyerError { reason: description.clone() },
         },
         ClientError::Failed { description, .. } => Ending::FailedAfterPayment { reason: description.clone() },
-        ClientError::Store(_) => Ending::NoAnswer,
         other => Ending::BuyerError { reason: other.to_string() },
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -88,8 +88,8 @@ struct Avoided {
 pub(crate) struct Sessions {
     avoided: Mutex<HashMap<PeerId, Avoided>>,
     buying: tokio::sync::Mutex<()>,
-    /// Whether streams are being stopped.
-    pub(crate) stopping: AtomicBool,
+    /// Held while streams are being stopped.
+    pub(crate) stopping: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Sessions {

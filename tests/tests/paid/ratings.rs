@@ -450,3 +450,27 @@ async fn a_buyers_rating_reaches_others_live_and_from_an_archive_and_a_failed_pr
     market.buyer.failed(market.seller.peer_id(), &service, &own).await.unwrap();
     assert!(market.buyer.reputed(market.seller.peer_id(), &service).await.unwrap().failures.is_none());
 }
+
+/// Whoever waits for offers may read the database that they are written to: neither stops the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn offers_are_taken_while_who_waits_for_them_reads_scores() {
+    let market = Market::new().await;
+    let listener = stranger(&market, 3, &market.seller).await;
+    let (service, seller) = (ServiceId::lightpush(), market.seller.peer_id());
+    let publishing = async {
+        loop {
+            let _ = market.provider.publisher().publish_now().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let waiting = async {
+        while listener.directory().offer(seller).is_err() {
+            listener.reputed(seller, &service).await.unwrap();
+        }
+    };
+    let found = tokio::select! {
+        found = within("an offer", listener.directory().discover(waiting)) => found.unwrap(),
+        () = publishing => unreachable!("it is published forever"),
+    };
+    assert_eq!(found.offers, 1);
+}

@@ -1,12 +1,12 @@
 //! Sessions: who is paid, who is left, and what may be spent.
 
 use super::*;
-use tributary_client::{ClientError, Failure, Load, Session, SoughtFamily, SpendingCaps};
+use tributary_client::{ClientError, Failure, LeftStreams, Load, Session, SoughtFamily, SpendingCaps};
 use tributary_market::offer::{Attributes, FamilyAttributes, Service, UsePrice, UseUnit};
 use tributary_market::property::Properties;
 use tributary_provider::{service::ServiceError, till::Till};
 use tributary_waku::FilterHealth;
-use tributary_wallet::StreamState;
+use tributary_wallet::{Intent, SendTerms, StreamState};
 
 /// A stream of three slots takes 1,800 and a relayer at most 1,000.
 fn caps() -> SpendingCaps {
@@ -290,11 +290,20 @@ async fn a_stream_that_was_left_is_stopped_by_the_next_run_and_once() {
     let _relayer = market.relayer(Manner::Sends, 700).await;
     let session = market.session(&want, larger_caps()).await.unwrap();
     market.buyer.leave(session.stream.commitment).await.unwrap();
-    assert_eq!(market.buyer.stop_left(amount(699)).await.unwrap(), 0, "no relayer does it for that");
-    let stop = market.buyer.stop_left(amount(700));
-    assert_eq!(market.while_blocks_come(stop).await.unwrap(), 1);
+    let dear = market.buyer.stop_left(amount(699)).await.unwrap();
+    assert_eq!(dear, LeftStreams { stopped: 0, paying: 1 }, "no relayer does it for that");
+    // A run that ended between the proof and the relayer leaves its operation behind.
+    let fee = SendTerms { fee: amount(700), ..SendTerms::default() };
+    market.buyer.wallet().prepare(Intent::Close { stream: session.stream.commitment }, fee).await.unwrap();
+    // Two calls at once stop it once.
+    let stop = async { tokio::join!(market.buyer.stop_left(amount(700)), market.buyer.stop_left(amount(700))) };
+    let (one, other) = market.while_blocks_come(stop).await;
+    let mut stopped = [one.unwrap().stopped, other.unwrap().stopped];
+    stopped.sort_unstable();
+    assert_eq!(stopped, [0, 1]);
     market.while_blocks_come(market.stopped(&session)).await;
-    assert_eq!(market.buyer.stop_left(amount(700)).await.unwrap(), 0, "nothing is left to stop");
+    let none = market.buyer.stop_left(amount(700)).await.unwrap();
+    assert_eq!(none, LeftStreams::default(), "nothing is left to stop");
     // It is used no more, though its provider answers.
     let other = market.session(&want, larger_caps()).await.unwrap();
     assert_ne!(other.stream.commitment, session.stream.commitment);

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tributary_client::{AgreedTerms, Buyer, ClientError, Opened, Sought, Want, unpaid, verdict_score};
+use tributary_client::{
+    AgreedTerms, Buyer, ClientError, Failure, Opened, Sought, SpendingCaps, Want, unpaid, verdict_score,
+};
 use tributary_market::{
     choose::{Choice, Explanation, Preset},
     offer::{RateClassId, ServiceId, UseUnit, VerifiedOffer},
@@ -15,8 +17,10 @@ use tributary_waku::{ContentTopic, PeerId, StoreQueryRequest};
 use tributary_wallet::Outcome;
 
 use crate::{
-    args::{Assess, Buy, Choose, Discover, Need, Open, Query, Quote},
+    args::{self, Assess, Buy, Choose, Discover, Need, Open, Query, Quote},
     commands::{
+        gateway::{as_buyer, caps},
+        paid::pays_on,
         relayer::amount,
         wallet::{Done, direct, gas_used, max_fee},
     },
@@ -326,32 +330,59 @@ pub(crate) async fn buy(context: &Context, args: &Buy) -> Result<(), CliError> {
 }
 
 pub(crate) async fn query(context: &Context, args: &Query) -> Result<(), CliError> {
-    let _lock = context.lock()?;
     let topics = args.content_topics.iter().map(|topic| topic.parse()).collect::<Result<Vec<ContentTopic>, _>>()?;
-    let buyer = context.buyer().await?;
-    let provider = args.provider.as_deref().map(parse_peer).transpose()?;
+    let caps = caps(context, &args.using.buying)?;
+    as_buyer(context, &args.using.buying, async |buyer| query_as(context, args, buyer, topics, &caps).await).await
+}
+
+/// Store, paid by an open stream or, with --buy, by one that is bought if it must be.
+async fn query_as(
+    context: &Context,
+    args: &Query,
+    buyer: &Buyer,
+    topics: Vec<ContentTopic>,
+    caps: &SpendingCaps,
+) -> Result<(), CliError> {
+    let args::Using { provider, duration, buying } = &args.using;
+    let provider = provider.as_deref().map(parse_peer).transpose()?;
     let pubsub = buyer.node().pubsub_topic(&topics[0])?;
-    let mut request = StoreQueryRequest::by_topics(pubsub, topics);
+    let mut request = StoreQueryRequest::by_topics(pubsub, topics.clone());
     request.pagination_limit = Some(args.page_size);
     request.pagination_forward = true;
     if args.unpaid {
-        let result = ask_unpaid(context, &buyer, provider, &request).await;
-        buyer.node().shutdown().await;
-        return result;
+        return ask_unpaid(context, buyer, provider, &request).await;
     }
-    let (paid, offer) = buyer.paid_store(provider).await?;
-    if let Err(error) = buyer.connect(&offer).await {
-        buyer.unreachable(offer.peer_id(), &request).await?;
-        return Err(error.into());
-    }
-    let following = tokio::spawn({
-        let ledger = buyer.wallet().ledger().clone();
-        async move { ledger.run(std::future::pending()).await }
-    });
+    let mut session = None;
+    let paid = if buying.buy {
+        let (max_price, preset) = preferences(context, buying.max_price, buying.preset.as_deref())?;
+        let want = Want {
+            service: Sought::Store { retention: Seconds::ZERO, pages: u64::from(args.max_pages) },
+            content_topics: topics,
+            duration: Seconds::new(duration.unwrap_or(context.config.gateway.duration))?,
+            max_price,
+            preset,
+            ignore: Vec::new(),
+        };
+        let tell = |line: &str| context.format.progress(line);
+        session.insert(buyer.session(&want, provider, caps, &tell).await?).store()?
+    } else {
+        let (paid, offer) = buyer.paid_store(provider).await?;
+        if let Err(error) = buyer.connect(&offer).await {
+            buyer.unreachable(offer.peer_id(), &request).await?;
+            context.format.progress(&pays_on(offer.peer_id()));
+            return Err(error.into());
+        }
+        paid
+    };
     context.format.progress("making a ticket");
     let (delivery, pages, failure) = paid.query(request, args.max_pages).await;
-    following.abort();
     buyer.delivered(&delivery).await?;
+    if delivery.ending.failure().is_some() {
+        match &session {
+            Some(session) => session.failed(&Failure::Assessed).await?,
+            None => context.format.progress(&pays_on(parse_peer(&delivery.provider)?)),
+        }
+    }
     let mut lines = Vec::new();
     for (number, page) in pages.iter().enumerate() {
         lines.push(format!(
@@ -396,7 +427,6 @@ pub(crate) async fn query(context: &Context, args: &Query) -> Result<(), CliErro
             "replay": replay,
         }),
     );
-    buyer.node().shutdown().await;
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 

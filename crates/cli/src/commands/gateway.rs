@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use hyper::StatusCode;
 use parking_lot::Mutex;
 use serde_json::json;
-use tributary_client::{Buyer, ClientError, Failure, Load, Session, Sought, SoughtFamily, SpendingCaps, Want};
+use tributary_client::{
+    Buyer, ClientError, Failure, LeftStreams, Load, Session, Sought, SoughtFamily, SpendingCaps, Want,
+};
 use tributary_gateway::{Port, PortSettings, Surface, Token, openai::OpenAi};
 use tributary_market::offer::{ServiceId, UseUnit};
 use tributary_protocol::{Amount, Seconds};
@@ -53,7 +55,7 @@ pub(crate) async fn run(context: &Context, args: &args::Gateway) -> Result<(), C
 
     let plan = Plan::read(context, args)?;
     context.format.progress("opening the wallet and reading the proving keys");
-    let buyer = context.buyer_for(circuits(&args.buying)).await?;
+    let buyer = context.buyer_for(circuits(args.buying.buy)).await?;
     let following = tokio::spawn({
         let (ledger, stopped) = (buyer.wallet().ledger().clone(), stop.requested());
         async move { ledger.run(stopped).await }
@@ -76,6 +78,9 @@ pub(crate) async fn run(context: &Context, args: &args::Gateway) -> Result<(), C
     println!("{}", json!({ "role": "gateway", "url": url, "token_file": token.file() }));
     port.serve(stop.requested()).await;
     drop(token);
+    if args.buying.buy {
+        stop_left(context, &buyer).await;
+    }
     if let Err(error) = following.await {
         tracing::warn!(%error, "the ledger's task failed");
     }
@@ -113,15 +118,32 @@ pub(crate) async fn as_buyer(
 ) -> Result<(), CliError> {
     let _lock = context.lock()?;
     context.format.progress("opening the wallet and reading the proving keys");
-    let buyer = context.buyer_for(circuits(buying)).await?;
+    let buyer = context.buyer_for(circuits(buying.buy)).await?;
     let following = tokio::spawn({
         let ledger = buyer.wallet().ledger().clone();
         async move { ledger.run(std::future::pending()).await }
     });
     let done = work(&buyer).await;
+    // Streams pay by time: one to a provider that failed is stopped before the command ends.
+    if buying.buy {
+        stop_left(context, &buyer).await;
+    }
     following.abort();
     buyer.node().shutdown().await;
     done
+}
+
+/// Stops the streams to providers that failed, and says so. What can't be stopped now is tried again by the next purchase.
+pub(crate) async fn stop_left(context: &Context, buyer: &Buyer) {
+    let stopping = async { Ok::<_, CliError>(buyer.stop_left(max_fee(context)?).await?) };
+    match stopping.await {
+        Ok(LeftStreams { stopped, paying }) if stopped + paying > 0 => {
+            let still = if paying > 0 { format!(", {paying} pay on") } else { String::new() };
+            context.format.progress(&format!("{stopped} streams to providers that failed are stopped{still}"));
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(code = error.code(), %error, "streams to providers that failed pay on"),
+    }
 }
 
 /// Providers that are asked, by what they are asked for.
@@ -170,9 +192,9 @@ impl<K: Eq + Hash> Asked<K> {
     }
 }
 
-/// What buying, or using open streams alone, proves.
-pub(crate) const fn circuits(buying: &args::Buying) -> &'static [Circuit] {
-    if buying.buy { &[Circuit::Transact, Circuit::Ticket] } else { &[Circuit::Ticket] }
+/// What buying proves, stopping a stream to one who failed included, or using open streams alone.
+pub(crate) const fn circuits(buying: bool) -> &'static [Circuit] {
+    if buying { &[Circuit::Transact, Circuit::Close, Circuit::Ticket] } else { &[Circuit::Ticket] }
 }
 
 /// What may be bought, and how.

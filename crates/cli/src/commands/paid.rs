@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tributary_client::{Buyer, ClientError, FilterWatch, LeaseHealth, Want};
 use tributary_market::offer::{ServiceId, VerifiedOffer};
-use tributary_prover::Circuit;
 use tributary_reputation::store::Ending;
 use tributary_waku::{ContentTopic, FilterHealth, LightPushRequest, PeerId, ReceivedMessage, WakuMessage};
 use tributary_wallet::PayerStream;
@@ -14,16 +13,12 @@ use crate::{
     args::{Choose, Listen, Need, Paid, Publish},
     commands::{
         buyer::{Bought, INSERTION_LIMIT, parse_peer, purchase, want},
-        wallet::max_fee,
+        gateway::{circuits, stop_left},
     },
     context::{Context, shutdown_signal},
     daemon::{Port, announce},
     error::CliError,
 };
-
-/// What a purchase needs, and what a stream needs.
-const BUYING: &[Circuit] = &[Circuit::Transact, Circuit::Ticket];
-const PAYING: &[Circuit] = &[Circuit::Ticket];
 
 /// What is wanted, from the options that `publish` and `listen` share.
 fn wanted(context: &Context, service: &str, args: &Paid, topics: &[String], load: u32) -> Result<Want, CliError> {
@@ -80,19 +75,17 @@ async fn give_up(
 ) -> Result<(), CliError> {
     let Ok((_, stream, _)) = buyer.stream_for(Some(provider), Some(service)).await else { return Ok(()) };
     if !args.buy {
-        context.format.progress(&format!(
-            "the stream to {provider} pays on: `tributary streams` shows its number, `tributary close` stops it"
-        ));
+        context.format.progress(&pays_on(provider));
         return Ok(());
     }
     buyer.leave(stream.commitment).await?;
-    match buyer.stop_left(max_fee(context)?).await? {
-        0 => context.format.progress(&format!(
-            "the stream to {provider} is not stopped: no relayer does it for less than would come back"
-        )),
-        _ => context.format.progress(&format!("the stream to {provider} is stopped")),
-    }
+    stop_left(context, buyer).await;
     Ok(())
+}
+
+/// What is told of a stream that only its user may stop.
+pub(crate) fn pays_on(provider: PeerId) -> String {
+    format!("the stream to {provider} pays on: `tributary streams` shows its number, `tributary close` stops it")
 }
 
 /// Waits until a stream's tickets count.
@@ -121,7 +114,7 @@ pub(crate) async fn publish(context: &Context, args: &Publish) -> Result<(), Cli
         payload: u32::try_from(longest).unwrap_or(u32::MAX),
     };
     context.format.progress("opening the wallet and reading the proving keys");
-    let buyer = context.buyer_for(if args.paid.buy { BUYING } else { PAYING }).await?;
+    let buyer = context.buyer_for(circuits(args.paid.buy)).await?;
     let following = follow(&buyer);
     let Some(provider) = stream(context, &buyer, &args.paid, &ServiceId::lightpush(), &want).await? else {
         buyer.node().shutdown().await;
@@ -187,7 +180,7 @@ pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliEr
     let count = u32::try_from(topics.len()).unwrap_or(u32::MAX);
     let want = wanted(context, "filter", &args.paid, &args.content_topics, count)?;
     context.format.progress("opening the wallet and reading the proving keys");
-    let buyer = context.buyer_for(if args.paid.buy { BUYING } else { PAYING }).await?;
+    let buyer = context.buyer_for(circuits(args.paid.buy)).await?;
     let pubsub = buyer.node().pubsub_topic(&topics[0])?;
     for other in &topics {
         if buyer.node().pubsub_topic(other)? != pubsub {
@@ -220,7 +213,15 @@ pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliEr
         tokio::select! {
             () = &mut deadline => break,
             () = shutdown_signal() => break,
-            Ok(()) = health.changed() => tell_lease(context, &health.borrow_and_update()),
+            Ok(()) = health.changed() => {
+                let lease = health.borrow_and_update().clone();
+                tell_lease(context, &lease);
+                // Who may buy goes to another provider; others wait for this one.
+                let gone = matches!(lease, LeaseHealth::Missed { .. }) && matches!(filter.health(), FilterHealth::Lost { .. });
+                if gone && args.paid.buy {
+                    break;
+                }
+            }
             message = filter.recv() => {
                 let Some(message) = message else { break };
                 received += 1;
@@ -230,13 +231,16 @@ pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliEr
         }
     }
     let missed = *filter.lease().buyer().watch_missed().borrow();
-    let ending = match filter.health() {
-        FilterHealth::Lost { .. } => Ending::FailedAfterPayment { reason: "the subscription was lost".into() },
-        _ => Ending::Answered,
+    let lost = match filter.health() {
+        FilterHealth::Lost { reason } => Some(ClientError::PushesEnded { provider, reason }),
+        FilterHealth::Subscribed => None,
     };
-    let failed = ending.failure().is_some();
+    let ending = match &lost {
+        Some(_) => Ending::FailedAfterPayment { reason: "the subscription was lost".into() },
+        None => Ending::Answered,
+    };
     buyer.filter_ended(watch, missed, ending, buyer.node().now()).await?;
-    if failed {
+    if lost.is_some() {
         give_up(context, &buyer, &args.paid, provider, &ServiceId::filter()).await?;
     }
     if let Err(error) = filter.close().await {
@@ -248,7 +252,7 @@ pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliEr
         .format
         .emit(&text, &json!({ "received": received, "provider": provider.to_string(), "missed_slots": missed }));
     buyer.node().shutdown().await;
-    Ok(())
+    lost.map_or(Ok(()), |error| Err(error.into()))
 }
 
 fn tell_lease(context: &Context, health: &LeaseHealth) {

@@ -80,11 +80,20 @@ fn in_seconds(seconds: u64) -> UnixTime {
     UnixTime::new(now + seconds).unwrap()
 }
 
+/// Looks at coturn, which may take longer for an answer than one look waits while the machine is busy.
+async fn look(backend: &Coturn) {
+    let begun = Instant::now();
+    while let Err(error) = backend.poll().await {
+        assert!(error.code() == "TRB-5712" && begun.elapsed() < PATIENCE, "{error}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Waits for what only a look at coturn shows.
 async fn until_seen(what: &str, backend: &Coturn, holds: impl Fn(&Coturn) -> bool) -> Duration {
     let begun = Instant::now();
     loop {
-        backend.poll().await.unwrap();
+        look(backend).await;
         if holds(backend) {
             return begun.elapsed();
         }
@@ -104,7 +113,7 @@ async fn until_cut(call: &mut TurnClient, backend: &Coturn) -> Duration {
             }
             Ok(()) => assert!(begun.elapsed() < PATIENCE, "it is never cut"),
         }
-        backend.poll().await.unwrap();
+        look(backend).await;
         tokio::time::sleep(LOOK).await;
     }
 }
@@ -114,7 +123,7 @@ async fn coturns_credential_ends_with_its_lease_a_renewal_keeps_the_call_up_and_
     let Some((server, backend)) = Server::start().await else { return };
     let echo = Echo::start().await;
     let lease = LeaseId::random();
-    let first = backend.issue(lease, in_seconds(2));
+    let first = backend.issue(lease, in_seconds(6));
     backend.allow(lease, PLENTY);
     let _call = uclient(server.turn, &echo, &first, &["-n", "100000", "-l", "200"]).spawn().unwrap();
     until("the call", || echo.seen() > 20).await;
@@ -132,18 +141,21 @@ async fn coturns_credential_ends_with_its_lease_a_renewal_keeps_the_call_up_and_
     assert_eq!((refused.code(), refused.refusal()), ("TRB-5733", Some(401)), "{refused}");
     drop(server.allocate(&second).await.unwrap());
     let seen = echo.seen();
-    backend.poll().await.unwrap();
+    look(&backend).await;
     until("more of the call", || echo.seen() > seen + 50).await;
     assert!(backend.list().iter().all(|session| session.lease == lease && session.client.is_some()));
 
-    backend.revoke(lease).await.unwrap();
+    // What is live of a revoked lease is ended by each look, should this one have no answer.
+    if backend.revoke(lease).await.is_err() {
+        look(&backend).await;
+    }
     let took = until_seen("the cut", &backend, |backend| backend.list().is_empty()).await;
     assert!(took <= Duration::from_secs(2), "cut after {took:?}");
-    let seen = echo.seen();
+    // The client still sends a packet every 20 ms: none of them gets through.
+    echo.still(Duration::from_millis(500)).await;
     // The credential itself is good for a minute still; what it allocates is ended by the next look.
     let mut again = server.allocate(&second).await.unwrap();
     until_cut(&mut again, &backend).await;
-    assert!(echo.seen() <= seen + 2, "nothing more is relayed after the cut");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,13 +167,16 @@ async fn coturns_calls_are_cut_when_their_bytes_are_used_and_when_they_are_too_m
     backend.allow(lease, Allowance { bytes: 1_000_000, allocations: 2, bindings: 0 });
     let mut call = server.allocate(&credential).await.unwrap();
     call.bind_channel(0x4001, echo.address).await.unwrap();
-    let _second = server.allocate(&credential).await.unwrap();
+    let mut second = server.allocate(&credential).await.unwrap();
     until_seen("two calls", &backend, |backend| backend.list().len() == 2).await;
     // coturn counts age in seconds.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let mut third = server.allocate(&credential).await.unwrap();
     until_cut(&mut third, &backend).await;
-    assert_eq!(backend.list().len(), 2, "the newest is cut, and no other");
+    until_seen("the newest's end", &backend, |backend| backend.list().len() == 2).await;
+    for other in [&mut call, &mut second] {
+        other.refresh(Duration::from_secs(60)).await.expect("no other is cut");
+    }
 
     // It tells what was used after each 2048 packets: until then the call goes on.
     let payload = [7; 1000];
@@ -170,7 +185,7 @@ async fn coturns_calls_are_cut_when_their_bytes_are_used_and_when_they_are_too_m
         for _ in 0..50 {
             call.send(echo.address, &payload).await.unwrap();
         }
-        backend.poll().await.unwrap();
+        look(&backend).await;
         assert!(begun.elapsed() < PATIENCE, "{} bytes", backend.usage(lease).bytes);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

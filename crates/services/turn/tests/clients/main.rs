@@ -62,6 +62,19 @@ impl Echo {
     fn seen(&self) -> u64 {
         self.seen.load(Ordering::Relaxed)
     }
+
+    /// Waits until nothing has come for this long.
+    async fn still(&self, quiet: Duration) {
+        let begun = Instant::now();
+        let (mut seen, mut since) = (self.seen(), begun);
+        while since.elapsed() < quiet {
+            assert!(begun.elapsed() < PATIENCE, "packets still come");
+            tokio::time::sleep(LOOK).await;
+            if self.seen() != seen {
+                (seen, since) = (self.seen(), Instant::now());
+            }
+        }
+    }
 }
 
 fn uclient(turn: SocketAddr, echo: &Echo, credential: &Credential, arguments: &[&str]) -> Command {
@@ -185,11 +198,10 @@ async fn a_live_call_is_cut_at_once_when_its_lease_ends() {
     let server = server(&["127.0.0.0/8"]).await;
     let echo = Echo::start().await;
     let (lease, credential) = issue(&server, PLENTY);
-    let (_, other) = issue(&server, PLENTY);
+    let (other_lease, other) = issue(&server, PLENTY);
     let _calls = [call(&server, &echo, &credential), call(&server, &echo, &other)];
-    until("two calls", || server.list().len() >= 2 && echo.seen() > 20).await;
     let theirs = |lease| server.list().iter().filter(|session| session.lease == lease).count();
-    assert!(theirs(lease) >= 1);
+    until("two calls", || theirs(lease) >= 1 && theirs(other_lease) >= 1 && echo.seen() > 20).await;
 
     let others = server.list().len() - theirs(lease);
     server.cut(lease).await.unwrap();

@@ -120,7 +120,8 @@ async fn a_server_that_refuses_drops_or_cuts_is_at_fault() {
     let cutting = server(&["127.0.0.0/8"]).await;
     let (lease, credential) = issue(&cutting, PLENTY);
     let grant = grant(cutting.udp_addresses()[0], &credential);
-    let trial = Trial { packets: 60, patience: Duration::from_millis(500), ..QUICK };
+    // Three seconds, so that the cut comes before the end.
+    let trial = Trial { packets: 600, patience: Duration::from_millis(500), ..QUICK };
     let trying = tokio::spawn(async move { trial.turn(&grant, &[]).await });
     until("a relayed packet", || cutting.usage(lease).bytes > 0).await;
     cutting.cut(lease).await.unwrap();
