@@ -14,6 +14,8 @@ TRIBUTARY=${DEMO_BINARY:-"$ROOT/target/debug/tributary"}
 start() {
   local name=$1
   shift
+  # There before anybody waits for a line of it.
+  : >"$NET/logs/$name.log"
   # The process itself and no shell around it, so that a signal reaches it.
   if [ "$1" = as ]; then
     (EXEC=exec && "$@") >"$NET/logs/$name.log" 2>&1 &

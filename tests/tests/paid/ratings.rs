@@ -217,7 +217,7 @@ async fn a_rating_by_a_stream_that_paid_counts_and_each_wrong_one_has_its_code()
     desk.take(LIVE, &good, now).unwrap();
     assert_eq!(refused(&good), "TRB-M476", "it waits already");
     let settled = desk.settle(now).await.unwrap();
-    assert_eq!((settled.new, settled.proofs, settled.refused.len()), (1, 1, 0));
+    assert_eq!((settled.new, settled.proofs, settled.refused.len()), (1, 1, 0), "{settled:?}");
     let praised = desk.score(&raters.subject(), Agreement::default(), now).await.unwrap();
     assert_eq!(praised.ratings, 1);
     assert!(praised.value > 0.5 && praised.paid >= 1024.0, "{praised:?}");

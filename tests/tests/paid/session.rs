@@ -293,7 +293,7 @@ async fn a_stream_that_was_left_is_stopped_by_the_next_run_and_once() {
     let dear = market.buyer.stop_left(amount(699)).await.unwrap();
     assert_eq!(dear, LeftStreams { stopped: 0, paying: 1 }, "no relayer does it for that");
     // A run that ended between the proof and the relayer leaves its operation behind.
-    let fee = SendTerms { fee: amount(700), ..SendTerms::default() };
+    let fee = SendTerms { relayer: Address::repeat_byte(7), fee: amount(700), ..SendTerms::default() };
     market.buyer.wallet().prepare(Intent::Close { stream: session.stream.commitment }, fee).await.unwrap();
     // Two calls at once stop it once.
     let stop = async { tokio::join!(market.buyer.stop_left(amount(700)), market.buyer.stop_left(amount(700))) };
