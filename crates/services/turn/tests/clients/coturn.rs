@@ -133,10 +133,15 @@ async fn coturns_credential_ends_with_its_lease_a_renewal_keeps_the_call_up_and_
     let begun = Instant::now();
     let refused = loop {
         match server.allocate(&first).await {
+            // The system gave this socket the port of one before, whose allocation coturn still has: it is given back a second after it is asked to.
+            Err(error) if error.refusal() == Some(437) => {}
             Err(error) => break error,
-            Ok(_) => assert!(begun.elapsed() < PATIENCE, "an old credential is good for ever"),
+            Ok(mut client) => {
+                let _ = client.refresh(Duration::ZERO).await;
+            }
         }
-        tokio::time::sleep(LOOK).await;
+        assert!(begun.elapsed() < PATIENCE, "an old credential is good for ever");
+        tokio::time::sleep(10 * LOOK).await;
     };
     assert_eq!((refused.code(), refused.refusal()), ("TRB-5733", Some(401)), "{refused}");
     drop(server.allocate(&second).await.unwrap());
