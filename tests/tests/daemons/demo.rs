@@ -1,27 +1,10 @@
 //! The demo path, end to end: every step must work on real parts, and the pool's books must balance.
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
-}
-
-/// The demo on what is built already, in the folder of the binary under test.
-fn demo() -> Output {
-    let binary = std::env::var_os("DEMO_BINARY").map_or_else(|| root().join("target/debug/tributary"), PathBuf::from);
-    assert!(binary.exists(), "{} is missing: run script/setup", binary.display());
-    Command::new(root().join("script/demo")).env("DEMO_BINARY", binary).output().expect("script/demo starts")
-}
+use crate::{root, run};
 
 #[test]
 fn a_buyer_goes_through_all_eight_steps_and_all_five_families_and_the_books_balance() {
-    let output = demo();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "the demo failed\n{text}\n{complaint}");
+    let text = run("script/demo", &[]);
     for step in ["1. Discover", "2. Choose", "3. Negotiate", "4. Pay", "5./6. Prove and deliver", "7./8. Assess"] {
         assert!(text.contains(step), "'{step}' is missing in\n{text}");
     }
