@@ -28,7 +28,10 @@ use tributary_reputation::{
     ServiceName, Subject, Verdict, combine,
     store::{Ending, PageObserved, Reference, ReturnedMessage, StoreAssessor, StoreObservation, assess_failure},
 };
-use tributary_waku::{ContentTopic, Multiaddr, NodeHandle, PeerId, PubsubTopic, StoreQueryRequest};
+use tributary_waku::{
+    ContentTopic, FilterError, LightPushError, LightPushStatus, Multiaddr, NodeHandle, PeerId, PubsubTopic,
+    StoreQueryRequest,
+};
 use tributary_wallet::{
     Intent, OpenStream, OperationKind, Outcome, PayerStream, PreparedTransaction, Rejection, StreamState, Submitter,
     Wallet,
@@ -716,6 +719,11 @@ impl Buyer {
         }
     }
 
+    /// What it says of a provider that no answer comes from it: it may be the buyer's own network that is down.
+    pub async fn unanswered(&self, provider: PeerId) -> Ending {
+        unanswered(&self.node, provider).await
+    }
+
     /// How a use ended that this error ended; `None` when the error says nothing of the provider.
     pub async fn ending_of(&self, provider: PeerId, error: &ClientError) -> Option<Ending> {
         let reason = || error.to_string().chars().filter(|c| !c.is_control()).take(256).collect();
@@ -725,12 +733,22 @@ impl Buyer {
             }
             ClientError::Refused { reason: Reason::Unavailable, .. }
             | ClientError::Failed { .. }
-            | ClientError::NoLease { .. } => Some(Ending::Unavailable { reason: reason() }),
+            | ClientError::LightPush(LightPushError::NoPeersToRelay) => Some(Ending::Unavailable { reason: reason() }),
+            ClientError::LightPush(LightPushError::Status { status, .. })
+                if *status == LightPushStatus::INTERNAL_SERVER_ERROR
+                    || *status == LightPushStatus::SERVICE_NOT_AVAILABLE =>
+            {
+                Some(Ending::Unavailable { reason: reason() })
+            }
+            ClientError::NoLease { ending, .. } => Some(ending.clone()),
             ClientError::Dial(_)
             | ClientError::Transport(_)
             | ClientError::Store(_)
-            | ClientError::LightPush(_)
-            | ClientError::Filter(_) => Some(unanswered(&self.node, provider).await),
+            | ClientError::LightPush(LightPushError::Request(_) | LightPushError::Malformed { .. })
+            | ClientError::Filter(FilterError::Request(_) | FilterError::Malformed { .. }) => {
+                Some(self.unanswered(provider).await)
+            }
+            // What else a service node refuses, the buyer asked for.
             _ => None,
         }
     }
@@ -756,7 +774,7 @@ impl Buyer {
     /// When the database fails.
     pub async fn unreachable(&self, provider: PeerId, request: &StoreQueryRequest) -> Result<(), ClientError> {
         let mut delivery = Delivery::begin(provider, request, self.clock.now());
-        delivery.ending = Ending::NoAnswer;
+        delivery.ending = self.unanswered(provider).await;
         self.delivered(&delivery).await
     }
 
@@ -964,15 +982,21 @@ impl Buyer {
         // By the end of the slot that is to be the first, min_streamed has been paid.
         let before = Seconds::new(slots_before(&offer, rate, clock.slot_length()))?;
         let hurried = clock.floor(now).saturating_sub(before);
-        let start = match start {
-            Start::NextSlot => clock.ceil(now)?,
-            Start::Hurried => hurried,
+        // And what it pays for at the least: a slot that isn't over when its tickets count.
+        let a_slot = clock.slot_length();
+        let (start, least) = match start {
+            Start::NextSlot => {
+                let next = clock.ceil(now)?;
+                (next, next.saturating_add(before).saturating_add(a_slot))
+            }
+            Start::Hurried => (hurried, clock.floor(now).saturating_add(a_slot).saturating_add(a_slot)),
             Start::PayingFrom(slot) => {
                 let latest = clock.floor(UnixTime::new(terms.start_deadline)?);
-                clock.floor(slot).saturating_sub(before).min(latest).max(hurried)
+                let start = clock.floor(slot).saturating_sub(before).min(latest).max(hurried);
+                (start, start.saturating_add(before).saturating_add(a_slot))
             }
         };
-        let end = clock.ceil(start.saturating_add(Seconds::new(terms.duration)?))?;
+        let end = clock.ceil(start.saturating_add(Seconds::new(terms.duration)?).max(least))?;
         let payee: PaymentAddress =
             terms.payee.parse().map_err(|_| ClientError::Damaged { what: "a payee's address" })?;
         let stream = OpenStream { payee, rate, start, end, offer: Some(offer_terms(&offer)) };
@@ -1453,7 +1477,7 @@ pub(crate) async fn unanswered(node: &NodeHandle, provider: PeerId) -> Ending {
     Ending::Unreachable { others_reachable: !peers.is_empty() }
 }
 
-/// All of them, newest first.
+/// All of them, newest first, but for those that were left.
 pub(crate) async fn running_streams(
     wallet: &Wallet,
     store: &ClientStore,
@@ -1461,9 +1485,10 @@ pub(crate) async fn running_streams(
     service: Option<&ServiceId>,
 ) -> Result<Vec<(Purchase, PayerStream, VerifiedOffer)>, ClientError> {
     let streams = wallet.payer_streams(false).await?;
+    let left = store.left().await?;
     let mut open = Vec::new();
     for purchase in store.purchases().await? {
-        if provider.is_some_and(|wanted| wanted != purchase.provider) {
+        if provider.is_some_and(|wanted| wanted != purchase.provider) || left.contains(&purchase.commitment) {
             continue;
         }
         let found = streams.iter().find(|stream| {

@@ -172,6 +172,8 @@ pub enum ClientError {
     /// No lease could be bought.
     #[error("no lease was bought: {reason}")]
     NoLease {
+        /// What that says of the provider.
+        ending: tributary_reputation::store::Ending,
         /// What the provider or the wallet said last.
         reason: String,
     },

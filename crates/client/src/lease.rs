@@ -10,11 +10,13 @@ use tributary_market::offer::ServiceId;
 use tributary_market::ticket::Remedy;
 use tributary_market::transport::Exchange;
 use tributary_protocol::{Seconds, Slot, UnixTime};
+use tributary_reputation::store::Ending;
 use tributary_waku::{
     ContentTopic, FilterHealth, FilterSubscription, Multiaddr, NodeHandle, PeerId, PubsubTopic, ReceivedMessage,
 };
 
 use crate::ClientError;
+use crate::buyer::unanswered;
 use crate::tickets::{TicketSource, pay};
 
 /// Tickets that may be lost on one slot before the buyer leaves it.
@@ -85,6 +87,8 @@ struct State {
     missed: Option<UnixTime>,
     queried: Option<UnixTime>,
     reason: String,
+    /// What the last try to buy says of the provider.
+    ending: Option<Ending>,
 }
 
 /// Buys a lease slot by slot.
@@ -137,6 +141,11 @@ impl LeaseBuyer {
     /// [`ClientError`].
     pub async fn query(&self) -> Result<LeaseResponse, ClientError> {
         self.send(&LeaseRequest::Query { service: self.plan.service.clone() }.encode()).await
+    }
+
+    /// What the last try to buy a slot says of the provider; `None` before the first.
+    pub async fn ending(&self) -> Option<Ending> {
+        self.state.lock().await.ending.clone()
     }
 
     /// Asks the provider at the next turn what the node has: it may have forgotten the lease.
@@ -207,6 +216,8 @@ impl LeaseBuyer {
                 Ok(pending) => pending,
                 Err(error) => {
                     state.reason = error.to_string();
+                    // No ticket, no stream, no proof: nothing was asked of the provider.
+                    state.ending = Some(Ending::BuyerError { reason: brief(&state.reason) });
                     return;
                 }
             },
@@ -215,6 +226,7 @@ impl LeaseBuyer {
             Ok(answer) => answer,
             Err(error) => {
                 state.reason = error.to_string();
+                state.ending = Some(unanswered(&self.node, self.plan.provider).await);
                 state.pending.push(pending);
                 return;
             }
@@ -224,6 +236,7 @@ impl LeaseBuyer {
             state.queried = self.tickets.now().ok();
         }
         state.reason.clone_from(&answer.description);
+        state.ending = Some(said(&answer));
         match answer.verdict() {
             LeaseVerdict::Granted => {}
             LeaseVerdict::Payment { reason, .. } => match reason.remedy() {
@@ -296,7 +309,8 @@ impl LeaseBuyer {
             }
             self.tickets.next_try().await;
         }
-        Err(ClientError::NoLease { reason: last })
+        let ending = self.ending().await.unwrap_or(Ending::NoAnswer);
+        Err(ClientError::NoLease { reason: last, ending })
     }
 
     /// Keeps the lease up until `shutdown` is done.
@@ -316,6 +330,28 @@ impl LeaseBuyer {
             () = turns => {}
         }
     }
+}
+
+/// What an answer says of the provider.
+fn said(answer: &LeaseResponse) -> Ending {
+    let reason = brief(&answer.description);
+    match answer.verdict() {
+        LeaseVerdict::Granted => Ending::Answered,
+        LeaseVerdict::Payment { reason: why, .. } => match why.remedy() {
+            Remedy::SendAgain => Ending::Unavailable { reason },
+            Remedy::Spent => Ending::FailedAfterPayment { reason },
+            Remedy::NewTicket | Remedy::ReadOffer | Remedy::Report => Ending::BuyerError { reason },
+        },
+        LeaseVerdict::Terms { reason: why, .. } => match why {
+            LeaseReason::Full | LeaseReason::TooManyRequests => Ending::Unavailable { reason },
+            _ => Ending::BuyerError { reason },
+        },
+        LeaseVerdict::Unknown { .. } => Ending::Unavailable { reason },
+    }
+}
+
+fn brief(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(256).collect()
 }
 
 /// A lease that is kept up in the background until this is dropped.

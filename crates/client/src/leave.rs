@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tributary_market::relay::RelayOperation;
 use tributary_protocol::{Amount, Commitment};
 use tributary_wallet::{Intent, OperationKind, Outcome, PayerStream, StreamState, Submitter as _, WalletError};
 
@@ -89,6 +90,11 @@ impl Buyer {
         let intent = Intent::Close { stream: stream.commitment };
         let begun = self.wallet().operations().await?.into_iter().find(|operation| operation.intent == intent);
         let mut operation = begun.map(|operation| operation.id);
+        let announced =
+            self.relayers().into_iter().filter_map(|relayer| relayer.fee(RelayOperation::Close, true)).min();
+        if operation.is_none() && announced.is_some_and(|fee| stream.refundable <= fee) {
+            return Ok(false);
+        }
         let relayers = self.relayed_in_turn(max_fee);
         for _ in 0..MAX_RELAYERS {
             let terms = match relayers.terms(OperationKind::Close).await {

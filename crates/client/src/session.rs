@@ -69,6 +69,11 @@ pub enum Failure {
         /// What it did, in a few words.
         reason: String,
     },
+    /// It said that it can't serve what is paid.
+    Unavailable {
+        /// What it said.
+        reason: String,
+    },
     /// It failed, and the service's assessor has judged it.
     Assessed,
     /// It may be all right; another one shall be tried.
@@ -86,33 +91,34 @@ struct Avoided {
 /// Who is left out, until when; and the lock that makes purchases one at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
-    avoided: Mutex<HashMap<PeerId, Avoided>>,
+    avoided: Mutex<HashMap<(PeerId, ServiceId), Avoided>>,
     buying: tokio::sync::Mutex<()>,
     /// Held while streams are being stopped.
     pub(crate) stopping: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Sessions {
-    fn avoid(&self, provider: PeerId, failed: bool, now: u64) {
+    fn avoid(&self, provider: PeerId, service: &ServiceId, failed: bool, now: u64) {
         let mut avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
         avoided.retain(|_, avoided| avoided.until > now);
         if avoided.len() >= MAX_AVOIDED
-            && let Some(first) = avoided.iter().min_by_key(|(_, avoided)| avoided.until).map(|(peer, _)| *peer)
+            && let Some(first) = avoided.iter().min_by_key(|(_, avoided)| avoided.until).map(|(at, _)| at.clone())
         {
             avoided.remove(&first);
         }
-        avoided.insert(provider, Avoided { until: now.saturating_add(AVOIDED_FOR), failed });
+        avoided.insert((provider, service.clone()), Avoided { until: now.saturating_add(AVOIDED_FOR), failed });
     }
 
-    fn avoided(&self, now: u64) -> Vec<PeerId> {
+    fn avoided(&self, service: &ServiceId, now: u64) -> Vec<PeerId> {
         let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
-        avoided.iter().filter(|(_, avoided)| avoided.until > now).map(|(peer, _)| *peer).collect()
+        let live = avoided.iter().filter(|((_, of), avoided)| of == service && avoided.until > now);
+        live.map(|((peer, _), _)| *peer).collect()
     }
 
     /// Whether a provider is left out, and then whether because it failed.
-    fn avoided_as(&self, provider: &PeerId, now: u64) -> Option<bool> {
+    fn avoided_as(&self, provider: PeerId, service: &ServiceId, now: u64) -> Option<bool> {
         let avoided = self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
-        avoided.get(provider).filter(|avoided| avoided.until > now).map(|avoided| avoided.failed)
+        avoided.get(&(provider, service.clone())).filter(|avoided| avoided.until > now).map(|avoided| avoided.failed)
     }
 }
 
@@ -175,7 +181,12 @@ impl Session {
     /// # Errors
     /// When a database fails.
     pub async fn failed(&self, failure: &Failure) -> Result<(), ClientError> {
-        let stop = self.caps.allow_buying() && *failure != Failure::Unsuitable;
+        let own = match failure {
+            Failure::Unsuitable => true,
+            Failure::Unreachable => self.buyer.is_offline().await,
+            Failure::Broken { .. } | Failure::Unavailable { .. } | Failure::Assessed => false,
+        };
+        let stop = self.caps.allow_buying() && !own;
         if stop {
             self.buyer.leave(self.stream.commitment).await?;
         }
@@ -196,7 +207,7 @@ impl Session {
         let _one = self.buyer.sessions.buying.lock().await;
         let takes_over = self.pays_until();
         let same = [self.provider()];
-        if self.buyer.avoided()?.contains(&self.provider()) {
+        if self.buyer.avoided(&self.service())?.contains(&self.provider()) {
             return Box::pin(self.buyer.buy_session(&self.want, &[], Some(takes_over), caps, tell)).await;
         }
         match Box::pin(self.buyer.buy_session(&self.want, &same, Some(takes_over), caps, tell)).await {
@@ -287,15 +298,11 @@ impl Buyer {
         let (clock, now) = (self.wallet().ledger().clock(), self.now()?);
         let running = clock.slot_of(now)?;
         let wanted = self.wanted(want)?;
-        let left = self.store().left().await?;
-        if !left.is_empty() && caps.allow_buying() {
+        if caps.allow_buying() && !self.store().left().await?.is_empty() {
             self.stop_left_meanwhile(caps.relay_fee);
         }
         let mut fitting = Vec::new();
         for (purchase, stream, offer) in running_streams(self.wallet(), self.store(), provider, Some(&service)).await? {
-            if left.contains(&purchase.commitment) {
-                continue;
-            }
             let first = self.first_slot(&stream, &offer)?;
             let pays = clock.floor(stream.note.terms.end()) >= running.end()
                 && first.start() <= running.end().saturating_add(clock.slot_length());
@@ -316,7 +323,7 @@ impl Buyer {
         for (_, _, purchase, stream, offer) in fitting {
             let peer = purchase.provider;
             if provider.is_none()
-                && let Some(failed) = self.sessions.avoided_as(&peer, now.get())
+                && let Some(failed) = self.sessions.avoided_as(peer, &service, now.get())
             {
                 // It was found to fail when nothing might be spent.
                 if failed && caps.allow_buying() {
@@ -335,6 +342,9 @@ impl Buyer {
                 }
                 Err(error) => {
                     tell(&format!("{peer}, which a stream pays, stays away: {error} [{}]", error.code()));
+                    if self.is_offline().await {
+                        return Err(ClientError::Away { provider: peer, reason: error.to_string() });
+                    }
                     if caps.allow_buying() {
                         self.leave(stream.commitment).await?;
                         self.stop_left_meanwhile(caps.relay_fee);
@@ -358,7 +368,7 @@ impl Buyer {
     ) -> Result<Session, ClientError> {
         let mut want = want.clone();
         if only.is_empty() {
-            want.ignore.extend(self.avoided()?);
+            want.ignore.extend(self.avoided(&want.service.id())?);
         }
         let mut last = None;
         for _ in 0..MAX_PURCHASES {
@@ -398,6 +408,9 @@ impl Buyer {
                 }
                 Err(error) => {
                     tell(&format!("{peer} stays away: {error} [{}]", error.code()));
+                    if self.is_offline().await {
+                        return Err(error);
+                    }
                     self.leave(stream.commitment).await?;
                     self.avoid(peer, &want.service.id(), &Failure::Unreachable).await?;
                     self.stop_left_meanwhile(caps.relay_fee);
@@ -470,24 +483,31 @@ impl Buyer {
         addresses
     }
 
-    fn avoided(&self) -> Result<Vec<PeerId>, ClientError> {
-        Ok(self.sessions.avoided(self.now()?.get()))
+    fn avoided(&self, service: &ServiceId) -> Result<Vec<PeerId>, ClientError> {
+        Ok(self.sessions.avoided(service, self.now()?.get()))
+    }
+
+    /// Whether nobody is connected: then the own network is down, as far as can be told, and nothing is said of who isn't reached.
+    async fn is_offline(&self) -> bool {
+        self.node().connected_peers().await.is_empty()
     }
 
     /// Leaves a provider out for a while, and remembers how it failed.
     async fn avoid(&self, provider: PeerId, service: &ServiceId, failure: &Failure) -> Result<(), ClientError> {
         let at = self.now()?;
-        self.sessions.avoid(provider, *failure != Failure::Unsuitable, at.get());
-        let bad = |reason: &str| (Verdict::Scored { score: 0.0, weight: 1.0 }, reason.to_owned());
+        let offline = *failure == Failure::Unreachable && self.is_offline().await;
+        self.sessions.avoid(provider, service, *failure != Failure::Unsuitable && !offline, at.get());
+        let brief = |reason: &str| reason.get(..reason.floor_char_boundary(256)).unwrap_or_default().to_owned();
+        let bad = |weight, reason: &str| (Verdict::Scored { score: 0.0, weight }, brief(reason));
         let (verdict, reason) = match failure {
             Failure::Unsuitable | Failure::Assessed => return Ok(()),
-            Failure::Broken { reason } => bad(reason.get(..reason.floor_char_boundary(256)).unwrap_or_default()),
-            // When nobody is reached, the buyer's own network may be down.
-            Failure::Unreachable if self.node().connected_peers().await.is_empty() => {
+            Failure::Broken { reason } => bad(1.0, reason),
+            Failure::Unavailable { reason } => bad(0.5, reason),
+            Failure::Unreachable if offline => {
                 let reason = "no other peer is connected";
                 (Verdict::NetworkFault { reason: reason.to_owned() }, reason.to_owned())
             }
-            Failure::Unreachable => bad("not reached while another peer was connected"),
+            Failure::Unreachable => bad(1.0, "not reached while another peer was connected"),
         };
         let id = format!("session-{:032x}", rand::thread_rng().r#gen::<u128>());
         let assessment = Assessment {
@@ -500,5 +520,28 @@ impl Buyer {
         };
         self.reputation().record(&assessment).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_failed_at_one_service_is_not_left_out_of_another() {
+        let (sessions, provider) = (Sessions::default(), PeerId::random());
+        let [http, ask]: [ServiceId; 2] = ["http", "inference"].map(|name| name.parse().unwrap());
+        sessions.avoid(provider, &http, true, 1000);
+        assert_eq!(sessions.avoided(&http, 1000), [provider]);
+        assert_eq!(sessions.avoided(&ask, 1000), []);
+        assert_eq!(sessions.avoided_as(provider, &http, 1000 + AVOIDED_FOR - 1), Some(true));
+        assert_eq!(sessions.avoided_as(provider, &ask, 1000), None);
+        assert_eq!(sessions.avoided_as(provider, &http, 1000 + AVOIDED_FOR), None, "for a while");
+        // As many as are remembered, and the first to come back makes room.
+        for n in 1..=MAX_AVOIDED as u64 {
+            sessions.avoid(PeerId::random(), &http, false, 1000 + n);
+        }
+        assert_eq!(sessions.avoided(&http, 1000 + MAX_AVOIDED as u64).len(), MAX_AVOIDED);
+        assert_eq!(sessions.avoided_as(provider, &http, 1000 + MAX_AVOIDED as u64), None);
     }
 }

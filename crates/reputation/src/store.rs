@@ -112,6 +112,12 @@ impl Ending {
         }
     }
 
+    /// Whether it says something bad of the provider, and not of the buyer or its network.
+    #[must_use]
+    pub fn is_fault(&self) -> bool {
+        matches!(self.failure(), Some(Verdict::Scored { .. }))
+    }
+
     /// What happened, in words.
     #[must_use]
     pub fn describe(&self) -> String {
@@ -455,6 +461,9 @@ mod tests {
         assert_eq!(ending(Ending::Unreachable { others_reachable: true }), failed(0.5));
         assert!(matches!(ending(Ending::Unreachable { others_reachable: false }), Verdict::NetworkFault { .. }));
         assert!(matches!(ending(Ending::BuyerError { reason: "malformed".into() }), Verdict::BuyerFault { .. }));
+        assert!(Ending::NoAnswer.is_fault() && !Ending::Answered.is_fault());
+        assert!(!Ending::Unreachable { others_reachable: false }.is_fault());
+        assert!(!Ending::BuyerError { reason: "malformed".into() }.is_fault());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use tributary_client::{ClientError, Failure, LeftStreams, Load, Session, SoughtF
 use tributary_market::offer::{Attributes, FamilyAttributes, Service, UsePrice, UseUnit};
 use tributary_market::property::Properties;
 use tributary_provider::{service::ServiceError, till::Till};
+use tributary_reputation::store::Ending;
 use tributary_waku::FilterHealth;
 use tributary_wallet::{Intent, SendTerms, StreamState};
 
@@ -307,6 +308,79 @@ async fn a_stream_that_was_left_is_stopped_by_the_next_run_and_once() {
     // It is used no more, though its provider answers.
     let other = market.session(&want, larger_caps()).await.unwrap();
     assert_ne!(other.stream.commitment, session.stream.commitment);
+}
+
+/// Who isn't reached when nobody is has done nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_buyer_without_a_network_leaves_nobody() {
+    let market = Market::new().await;
+    let want = long(want());
+    market.find(&want).await;
+    let (relayer, _handler) = market.relayer(Manner::Sends, 700).await;
+    let session = market.session(&want, larger_caps()).await.unwrap();
+    market.provider.stop().await;
+    for node in [&market.seller, &market.neighbour, &relayer] {
+        node.shutdown().await;
+        let _ = market.buyer.node().wait_for_disconnect(node.peer_id(), PATIENCE).await;
+    }
+    assert_eq!(market.buyer.node().connected_peers().await, []);
+    let away = market.session(&want, larger_caps()).await.unwrap_err();
+    assert!(matches!(&away, ClientError::Away { provider, .. } if *provider == session.provider()), "{away}");
+    session.failed(&Failure::Unreachable).await.unwrap();
+    let nothing = market.buyer.stop_left(amount(700)).await.unwrap();
+    assert_eq!(nothing, LeftStreams::default(), "no stream was left");
+    let known = market.buyer.reputed(session.provider(), &session.service()).await.unwrap();
+    assert!(known.combined.own_weight == 0.0 && known.failures.is_none(), "{:?}", known.combined);
+}
+
+/// What a service node refuses because of what was asked is no failure of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_of_what_was_asked_say_nothing_of_the_provider() {
+    let market = Market::new().await;
+    let provider = market.seller.peer_id();
+    let status = |status| ClientError::LightPush(LightPushError::Status { status, desc: "x".into() });
+    for (error, fault) in [
+        (status(LightPushStatus::PAYLOAD_TOO_LARGE), None),
+        (status(LightPushStatus::UNSUPPORTED_PUBSUB_TOPIC), None),
+        (status(LightPushStatus::SERVICE_NOT_AVAILABLE), Some(true)),
+        (ClientError::LightPush(LightPushError::NoPeersToRelay), Some(true)),
+        (ClientError::NoLease { reason: "x".into(), ending: Ending::BuyerError { reason: "x".into() } }, Some(false)),
+        (ClientError::NoLease { reason: "x".into(), ending: Ending::NoAnswer }, Some(true)),
+    ] {
+        let ending = market.buyer.ending_of(provider, &error).await;
+        assert_eq!(ending.map(|ending| ending.is_fault()), fault, "{error}");
+    }
+}
+
+/// A purchase takes a while: what is bought for the shortest time isn't over when it can be used.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shortest_purchase_pays_for_the_slot_after_the_running_one() {
+    let market = Market::new().await;
+    let want = Want { duration: seconds(1), ..want() };
+    market.find(&want).await;
+    let _relayer = market.relayer(Manner::Sends, 700).await;
+    let session = market.session(&want, caps()).await.unwrap();
+    market.push(&session, "in the slot that was running").await.unwrap();
+    let slot = market.buyer.wallet().ledger().clock().slot_of(market.now()).unwrap();
+    assert_eq!(session.pays_until().since(slot.end()).get(), L, "and the next one");
+}
+
+/// What would come back is less than a relayer takes: it runs out, and pays for nothing that is asked for meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_worth_stopping_is_not_used_either() {
+    let market = Market::new().await;
+    market.find(&want()).await;
+    let _relayer = market.relayer(Manner::Sends, 700).await;
+    let first = market.session(&want(), caps()).await.unwrap();
+    market.buyer.leave(first.stream.commitment).await.unwrap();
+    let left = market.while_blocks_come(market.buyer.stop_left(amount(700))).await.unwrap();
+    assert_eq!(left, LeftStreams { stopped: 0, paying: 1 });
+    let none = market.session(&want(), SpendingCaps::NOTHING).await.unwrap_err();
+    assert!(matches!(none, ClientError::NoStream { .. }), "{none}");
+    let none = market.buyer.stream_for(None, Some(&first.service())).await.unwrap_err();
+    assert!(matches!(none, ClientError::NoStream { .. }), "nor without a session: {none}");
+    let other = market.session(&want(), caps()).await.unwrap();
+    assert_ne!(other.stream.commitment, first.stream.commitment);
 }
 
 /// Sells a service that goes over relay alone.

@@ -376,13 +376,14 @@ async fn query_as(
     };
     context.format.progress("making a ticket");
     let (delivery, pages, failure) = paid.query(request, args.max_pages).await;
-    buyer.delivered(&delivery).await?;
-    if delivery.ending.failure().is_some() {
+    if delivery.ending.is_fault() {
+        // Noted before anything else is done about it.
         match &session {
             Some(session) => session.failed(&Failure::Assessed).await?,
             None => context.format.progress(&pays_on(parse_peer(&delivery.provider)?)),
         }
     }
+    buyer.delivered(&delivery).await?;
     let mut lines = Vec::new();
     for (number, page) in pages.iter().enumerate() {
         lines.push(format!(

@@ -1,6 +1,6 @@
 //! `tributary gateway`: bought services for ordinary programs (docs: gateway).
 
-use std::{collections::HashMap, fs, hash::Hash, os::unix::fs::DirBuilderExt as _, sync::Arc};
+use std::{collections::HashMap, fs, hash::Hash, os::unix::fs::DirBuilderExt as _, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use hyper::StatusCode;
@@ -25,7 +25,7 @@ use tributary_wallet::WalletError;
 use crate::{
     args,
     commands::{buyer::preferences, inference::Models, relayer::amount, tickets::origin, wallet::max_fee},
-    context::Context,
+    context::{Context, shutdown_signal},
     daemon,
     error::CliError,
 };
@@ -34,6 +34,8 @@ use crate::{
 const FOLDER: &str = "gateway";
 /// The token's file in that folder.
 const TOKEN_FILE: &str = "token";
+/// How often streams are looked at that pay providers which failed.
+const STOP_LEFT_EVERY: Duration = Duration::from_secs(60);
 /// Services whose provider is remembered, at most; others are looked for again.
 const MAX_SESSIONS: usize = 64;
 
@@ -64,6 +66,19 @@ pub(crate) async fn run(context: &Context, args: &args::Gateway) -> Result<(), C
         let (directory, stopped) = (buyer.directory().clone(), stop.requested());
         async move { directory.discover(stopped).await }
     });
+    let stopping = tokio::spawn({
+        let (buyer, caps) = (buyer.clone(), plan.caps);
+        async move {
+            let mut looks = tokio::time::interval(STOP_LEFT_EVERY);
+            looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while caps.allow_buying() {
+                looks.tick().await;
+                if let Err(error) = buyer.stop_left(caps.relay_fee).await {
+                    tracing::warn!(code = error.code(), %error, "streams to providers that failed pay on");
+                }
+            }
+        }
+    });
     let tell = |line: &str| tracing::info!("{line}");
     let models = Models::open(context, &buyer, &args.buying, None, false, None, tell)?;
     let market = Arc::new(Market { buyer: buyer.clone(), plan, asked: Asked::default() });
@@ -78,6 +93,7 @@ pub(crate) async fn run(context: &Context, args: &args::Gateway) -> Result<(), C
     println!("{}", json!({ "role": "gateway", "url": url, "token_file": token.file() }));
     port.serve(stop.requested()).await;
     drop(token);
+    stopping.abort();
     if args.buying.buy {
         stop_left(context, &buyer).await;
     }
@@ -136,7 +152,14 @@ pub(crate) async fn as_buyer(
 /// Stops the streams to providers that failed, and says so. What can't be stopped now is tried again by the next purchase.
 pub(crate) async fn stop_left(context: &Context, buyer: &Buyer) {
     let stopping = async { Ok::<_, CliError>(buyer.stop_left(max_fee(context)?).await?) };
-    match stopping.await {
+    let stopped = tokio::select! {
+        stopped = stopping => stopped,
+        () = shutdown_signal() => {
+            context.format.progress("streams to providers that failed may pay on: the next command with --buy stops them");
+            return;
+        }
+    };
+    match stopped {
         Ok(LeftStreams { stopped, paying }) if stopped + paying > 0 => {
             let still = if paying > 0 { format!(", {paying} pay on") } else { String::new() };
             context.format.progress(&format!("{stopped} streams to providers that failed are stopped{still}"));
@@ -144,6 +167,31 @@ pub(crate) async fn stop_left(context: &Context, buyer: &Buyer) {
         Ok(_) => {}
         Err(error) => tracing::warn!(code = error.code(), %error, "streams to providers that failed pay on"),
     }
+}
+
+/// A session, bought to its end whoever waits for it: a program that hangs up in the middle of a purchase must not leave notes reserved, or money counted
+/// that wasn't spent.
+pub(crate) async fn bought(
+    buyer: &Buyer,
+    want: Want,
+    provider: Option<PeerId>,
+    caps: SpendingCaps,
+    tell: fn(&str),
+) -> Result<Session, ClientError> {
+    let buyer = buyer.clone();
+    let buying = tokio::spawn(async move { buyer.session(&want, provider, &caps, &tell).await });
+    buying.await.map_err(|_| ClientError::Interrupted)?
+}
+
+/// What becomes of a provider whose use was worth nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// It is asked again, and worse thought of.
+    Stay,
+    /// Another one is tried; what pays it pays on.
+    TryAnother,
+    /// It is paid no more.
+    Leave,
 }
 
 /// Providers that are asked, by what they are asked for.
@@ -169,9 +217,15 @@ impl<K: Eq + Hash> Asked<K> {
         self.0.lock().get(key).map(Session::provider)
     }
 
-    /// Keeps an assessment as the user would have it. A provider whose use was worth nothing is left: paid no more, unless it may have another turn.
-    pub(crate) async fn judge(&self, buyer: &Buyer, assessment: Assessment, another_turn: bool) {
-        let assessment = buyer.judged(assessment).await;
+    /// Keeps an assessment as the user would have it. `then` says what becomes of a provider whose use was worth nothing.
+    pub(crate) async fn judge(&self, buyer: &Buyer, assessment: Assessment, then: Then) {
+        let mut assessment = buyer.judged(assessment).await;
+        // Nothing can be said of who isn't heard when nobody is.
+        if matches!(assessment.verdict, Verdict::Scored { score: 0.0, .. })
+            && buyer.node().connected_peers().await.is_empty()
+        {
+            assessment.verdict = Verdict::NetworkFault { reason: "no peer is connected".into() };
+        }
         if let Err(error) = buyer.reputation().record(&assessment).await {
             tracing::warn!(code = error.code(), %error, "an assessment was not kept");
         }
@@ -183,7 +237,11 @@ impl<K: Eq + Hash> Asked<K> {
                 && session.service().as_str() == assessment.subject.service.as_str()
         };
         let failed = self.0.lock().values().find(is_subject).cloned();
-        let failure = if another_turn { Failure::Unsuitable } else { Failure::Assessed };
+        let failure = match then {
+            Then::Stay => return,
+            Then::TryAnother => Failure::Unsuitable,
+            Then::Leave => Failure::Assessed,
+        };
         if let Some(session) = failed
             && let Err(error) = session.failed(&failure).await
         {
@@ -247,10 +305,8 @@ struct Market {
 #[async_trait]
 impl HttpMarket for Market {
     async fn client(&self, service: &ServiceId) -> Result<HttpClient, SeatError> {
-        let tell = |line: &str| tracing::info!(%service, "{line}");
-        let session = self
-            .buyer
-            .session(&self.plan.http(service), None, &self.plan.caps, &tell)
+        let tell = |line: &str| tracing::info!("{line}");
+        let session = bought(&self.buyer, self.plan.http(service), None, self.plan.caps, tell)
             .await
             .map_err(|error| seat(&error))?;
         let (node, tickets) = (self.buyer.node().clone(), Arc::clone(&session.tickets));
@@ -260,8 +316,13 @@ impl HttpMarket for Market {
     }
 
     async fn observed(&self, observation: HttpObservation) {
-        let busy = matches!(observation.ending, HttpEnding::Unavailable { .. });
-        self.asked.judge(&self.buyer, HttpAssessor::default().assess(&observation), busy).await;
+        let then = match observation.ending {
+            // The server's own error, passed on as it is: it may be the path that was asked for.
+            HttpEnding::Complete if observation.status.is_some_and(|status| status >= 500) => Then::Stay,
+            HttpEnding::Unavailable { .. } => Then::TryAnother,
+            _ => Then::Leave,
+        };
+        self.asked.judge(&self.buyer, HttpAssessor::default().assess(&observation), then).await;
     }
 }
 

@@ -35,7 +35,7 @@ use crate::{
     args,
     commands::{
         buyer::{parse_peer, preferences},
-        gateway::{Asked, as_buyer, caps},
+        gateway::{Asked, Then, as_buyer, bought, caps},
     },
     config::Inference,
     context::{Context, shutdown_signal},
@@ -289,7 +289,7 @@ impl InferenceMarket for Models {
 
     async fn client(&self, model: &str) -> Result<InferenceClient, InferenceError> {
         let want = self.want(model)?;
-        let session = self.buyer.session(&want, self.provider, &self.purchases, &self.tell).await?;
+        let session = bought(&self.buyer, want, self.provider, self.purchases, self.tell).await?;
         let service = session.service();
         let mut counter = Counter::of_offer(&session.offer, &service)?;
         counter.addresses.clone_from(&session.addresses);
@@ -309,11 +309,13 @@ impl InferenceMarket for Models {
 
     async fn observed(&self, observation: InferenceObservation) {
         // Who is busy, or made good what failed, may have another turn.
-        let another_turn = matches!(
-            observation.ending,
-            InferenceEnding::Unavailable { .. } | InferenceEnding::FailedAfterPayment { credited: true, .. }
-        );
-        self.asked.judge(&self.buyer, InferenceAssessor::default().assess(&observation), another_turn).await;
+        let then = match observation.ending {
+            InferenceEnding::Unavailable { .. } | InferenceEnding::FailedAfterPayment { credited: true, .. } => {
+                Then::TryAnother
+            }
+            _ => Then::Leave,
+        };
+        self.asked.judge(&self.buyer, InferenceAssessor::default().assess(&observation), then).await;
     }
 
     fn clock(&self) -> &dyn Clock {

@@ -58,29 +58,49 @@ async fn stream(
     };
     ready(context, buyer, &stream, &offer).await?;
     if let Err(error) = buyer.connect(&offer).await {
-        buyer.failed(offer.peer_id(), service, &error).await?;
-        give_up(context, buyer, args, offer.peer_id(), service).await?;
+        failed(context, buyer, args, offer.peer_id(), service, &error).await?;
         return Err(error.into());
     }
     Ok(Some(offer.peer_id()))
 }
 
-/// After a provider's failure: with --buy its stream is stopped, for it would pay on; else the user is told how.
-async fn give_up(
+/// After an error: says what it means for the provider, if it is that one's fault.
+async fn failed(
     context: &Context,
     buyer: &Buyer,
     args: &Paid,
     provider: PeerId,
     service: &ServiceId,
+    error: &ClientError,
 ) -> Result<(), CliError> {
-    let Ok((_, stream, _)) = buyer.stream_for(Some(provider), Some(service)).await else { return Ok(()) };
-    if !args.buy {
-        context.format.progress(&pays_on(provider));
-        return Ok(());
+    let Some(ending) = buyer.ending_of(provider, error).await else { return Ok(()) };
+    if ending.is_fault() {
+        leave(buyer, args, provider, service).await?;
     }
-    buyer.leave(stream.commitment).await?;
-    stop_left(context, buyer).await;
+    buyer.used(provider, service, &ending).await?;
+    if ending.is_fault() {
+        give_up(context, buyer, args, provider).await;
+    }
     Ok(())
+}
+
+/// With --buy: notes that the stream to a provider that failed shall pay no longer. Before anything else is done about the failure.
+async fn leave(buyer: &Buyer, args: &Paid, provider: PeerId, service: &ServiceId) -> Result<(), CliError> {
+    if args.buy
+        && let Ok((_, stream, _)) = buyer.stream_for(Some(provider), Some(service)).await
+    {
+        buyer.leave(stream.commitment).await?;
+    }
+    Ok(())
+}
+
+/// With --buy what was left is stopped, for it would pay on; else the user is told how.
+async fn give_up(context: &Context, buyer: &Buyer, args: &Paid, provider: PeerId) {
+    if args.buy {
+        stop_left(context, buyer).await;
+    } else {
+        context.format.progress(&pays_on(provider));
+    }
 }
 
 /// What is told of a stream that only its user may stop.
@@ -145,10 +165,13 @@ pub(crate) async fn publish(context: &Context, args: &Publish) -> Result<(), Cli
         None => Some(Ending::Answered),
     };
     if let Some(ending) = ending {
-        let failed = ending.failure().is_some();
+        let failed = ending.is_fault();
+        if failed {
+            leave(&buyer, &args.paid, provider, &ServiceId::lightpush()).await?;
+        }
         buyer.pushes_ended(provider, &pushed, ending).await?;
         if failed {
-            give_up(context, &buyer, &args.paid, provider, &ServiceId::lightpush()).await?;
+            give_up(context, &buyer, &args.paid, provider).await;
         }
     }
     following.abort();
@@ -197,8 +220,7 @@ pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliEr
     let mut filter = match buyer.paid_filter(Some(provider), pubsub, topics).await {
         Ok(filter) => filter,
         Err(error) => {
-            buyer.failed(provider, &ServiceId::filter(), &error).await?;
-            give_up(context, &buyer, &args.paid, provider, &ServiceId::filter()).await?;
+            failed(context, &buyer, &args.paid, provider, &ServiceId::filter(), &error).await?;
             return Err(error.into());
         }
     };
@@ -236,12 +258,21 @@ pub(crate) async fn listen(context: &Context, args: &Listen) -> Result<(), CliEr
         FilterHealth::Subscribed => None,
     };
     let ending = match &lost {
-        Some(_) => Ending::FailedAfterPayment { reason: "the subscription was lost".into() },
         None => Ending::Answered,
+        // Without a ticket, or without a network, nobody could push.
+        Some(_) => match (filter.lease().buyer().ending().await, buyer.unanswered(provider).await) {
+            (Some(own @ Ending::BuyerError { .. }), _) => own,
+            (_, offline @ Ending::Unreachable { others_reachable: false }) => offline,
+            _ => Ending::FailedAfterPayment { reason: "the subscription was lost".into() },
+        },
     };
+    let failed = ending.is_fault();
+    if failed {
+        leave(&buyer, &args.paid, provider, &ServiceId::filter()).await?;
+    }
     buyer.filter_ended(watch, missed, ending, buyer.node().now()).await?;
-    if lost.is_some() {
-        give_up(context, &buyer, &args.paid, provider, &ServiceId::filter()).await?;
+    if failed {
+        give_up(context, &buyer, &args.paid, provider).await;
     }
     if let Err(error) = filter.close().await {
         tracing::debug!(code = error.code(), %error, "the subscription was not ended by the provider");

@@ -17,6 +17,7 @@ use tributary_protocol::Seconds;
 use tributary_reputation::{
     Assessment, AssessmentId, ProviderName, ServiceName, Subject, Verdict,
     assess::AssessError,
+    store::Ending,
     turn::{StunAssessor, StunObservation, TurnAssessor, TurnEnding, TurnObservation},
 };
 use tributary_service_turn::{
@@ -385,11 +386,13 @@ impl Relay {
     }
 }
 
-/// Whose fault it is that a slot isn't leased: one who doesn't answer is assessed; who answers may have refused for the buyer's own reasons.
+/// Whose fault it is that a slot isn't leased.
 async fn fault(buyer: &tributary_client::LeaseBuyer) -> Failure {
-    match buyer.query().await {
-        Err(_) => Failure::Unreachable,
-        Ok(_) => Failure::Unsuitable,
+    match buyer.ending().await {
+        Some(Ending::NoAnswer | Ending::Unreachable { .. }) => Failure::Unreachable,
+        Some(Ending::FailedAfterPayment { reason }) => Failure::Broken { reason },
+        Some(Ending::Unavailable { reason }) => Failure::Unavailable { reason },
+        Some(Ending::BuyerError { .. } | Ending::Answered) | None => Failure::Unsuitable,
     }
 }
 
@@ -438,7 +441,11 @@ async fn keep(
             Some(done) = trials.join_next() => {
                 match done {
                     Ok(Ok(line)) => tell(&line),
-                    Ok(Err(error)) => tell(&error.to_string()),
+                    // It is assessed, and paid no more.
+                    Ok(Err(error)) => {
+                        relay.session.failed(&Failure::Assessed).await?;
+                        return Err(error);
+                    }
                     Err(error) => tracing::warn!(%error, "a trial broke off"),
                 }
                 continue;
@@ -475,7 +482,8 @@ async fn keep(
             && next.is_none()
         {
             relay.session.failed(&fault(&lease).await).await?;
-            return Err(ClientError::NoLease { reason }.into());
+            let ending = lease.ending().await.unwrap_or(Ending::NoAnswer);
+            return Err(ClientError::NoLease { reason, ending }.into());
         }
         if next.is_none() && caps.allow_buying() && relay.session.is_due(ahead)? {
             tell("the stream ends soon: buying another");

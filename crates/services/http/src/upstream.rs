@@ -155,7 +155,8 @@ impl Upstream {
         let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         Ok(Answered {
             status: head.status,
-            length: length.filter(|_| !is_head),
+            // Neither has the body whose length it may tell.
+            length: length.filter(|_| !is_head && head.status != StatusCode::NOT_MODIFIED),
             headers: head.headers,
             reading: Reading { body, over: Vec::new(), connection },
         })

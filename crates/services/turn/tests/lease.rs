@@ -19,6 +19,7 @@ use tributary_provider::lease::LeaseDesk;
 use tributary_provider::service::Service;
 use tributary_provider::store::OnMissing;
 use tributary_provider::till::Till;
+use tributary_reputation::store::Ending;
 use tributary_reputation::turn::TurnEnding;
 use tributary_service_turn::{
     Backend as _, Credential, Embedded, EmbeddedConfig, Grant, StunServiceConfig, Trial, TurnClient, TurnService,
@@ -219,7 +220,9 @@ async fn a_provider_that_is_gone_is_a_missed_lease_and_takes_no_further_ticket()
     // The slot's one ticket waits: nobody took it.
     assert_eq!(tickets.next(), 3);
     let error = within("the end", lease.begin()).await.unwrap_err();
-    assert!(matches!(error, ClientError::NoLease { .. }) && error.code() == "TRB-C016", "{error}");
+    assert_eq!(error.code(), "TRB-C016", "{error}");
+    let ClientError::NoLease { ending, .. } = error else { panic!("{error}") };
+    assert!(matches!(ending, Ending::NoAnswer | Ending::Unreachable { .. }), "{ending:?}");
     assert_eq!(tickets.next(), 3, "and no other one is made for the slot");
     let trial = Trial { patience: Duration::from_millis(600), ..Trial::default() };
     assert_eq!(trial.turn(&grant, &[]).await.ending, TurnEnding::Silent { others_answer: None });
