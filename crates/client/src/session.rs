@@ -22,6 +22,9 @@ use crate::{
 /// How long a purchase looks for somebody to buy from: offers and announcements are repeated well within it.
 const FIND_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long it looks for another one after that: what there is has been heard meanwhile, as good as all of it.
+const FIND_ANOTHER_LIMIT: Duration = Duration::from_secs(5);
+
 /// How long a stream's leaf may take to get into the tree.
 const INSERTION_LIMIT: Duration = Duration::from_secs(120);
 
@@ -373,7 +376,8 @@ impl Buyer {
         let mut last = None;
         for _ in 0..MAX_PURCHASES {
             tell(&format!("looking for providers of {} and for relayers", want.service.id()));
-            self.find_among(&want, only, false, FIND_LIMIT).await?;
+            let limit = if last.is_none() { FIND_LIMIT } else { FIND_ANOTHER_LIMIT };
+            self.find_among(&want, only, false, limit).await?;
             let (agreed, explanation) = match Box::pin(self.agree_among(&want, only, takes_over, tell)).await {
                 Ok(agreed) => agreed,
                 Err(error) => return Err(last.unwrap_or(error)),

@@ -1,12 +1,12 @@
 //! `tributary node`, `publish`, `listen`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tributary_client::{ClientStore, SeenMessage};
 use tributary_waku::{
-    ContentTopic, MAX_PAGE_LIMIT, MessageHash, NodeHandle, NodeKey, PubsubTopic, ShardIndex, StoreQueryRequest,
-    StoreStatus, WakuMessage,
+    ContentTopic, MAX_PAGE_LIMIT, MessageHash, NodeHandle, NodeKey, PublishError, PubsubTopic, ShardIndex,
+    StoreQueryRequest, StoreStatus, WakuMessage,
 };
 
 use crate::{
@@ -16,8 +16,11 @@ use crate::{
     error::CliError,
 };
 
-/// Time for the mesh to form before the first message.
-const MESH_LIMIT: Duration = Duration::from_secs(20);
+/// How long a published message waits for a peer that relays its shard.
+const PEER_LIMIT: Duration = Duration::from_secs(20);
+
+/// Between two looks for one.
+const PEER_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Time for an archive to have what was published, and between two looks.
 const ARCHIVE_LIMIT: Duration = Duration::from_secs(10);
@@ -62,11 +65,20 @@ pub(crate) async fn publish(context: &Context, args: &Publish) -> Result<(), Cli
         Some(shard) => PubsubTopic::new(node.cluster(), ShardIndex::new(shard)?),
         None => node.pubsub_topic(&topic)?,
     };
-    node.wait_for_mesh(pubsub, 1, MESH_LIMIT).await?;
     let mut hashes = Vec::new();
+    let begun = Instant::now();
     for payload in &args.payloads {
         let message = WakuMessage::new(topic.clone(), payload.clone().into_bytes(), node.now());
-        hashes.push(node.publish_to(pubsub, message).await?.hash);
+        // A peer that relays the shard takes it, also one whose mesh is full.
+        let published = loop {
+            match node.publish_to(pubsub, message.clone()).await {
+                Err(PublishError::NoPeers { .. }) if begun.elapsed() < PEER_LIMIT => {
+                    tokio::time::sleep(PEER_INTERVAL).await;
+                }
+                published => break published?,
+            }
+        };
+        hashes.push(published.hash);
     }
     // A node that stops at once takes what still waits to be sent with it.
     let kept = tokio::time::timeout(ARCHIVE_LIMIT, archived(&node, &hashes)).await.is_ok();
