@@ -23,6 +23,9 @@ const server = createServer((request, answer) => {
     answer.end(JSON.stringify({ object: 'list', data: [MODEL] }));
   } else if (path.join('/') === 'v1/chat/completions') {
     chat(answer, slow);
+  } else if (path.join('/') === 'error') {
+    answer.writeHead(500, { 'content-type': 'text/plain' });
+    answer.end('an error of its own');
   } else {
     // A megabyte is paid, read and passed on at a time.
     answer.writeHead(200, { 'content-type': 'text/plain', 'content-length': 1_500_000 });

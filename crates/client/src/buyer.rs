@@ -18,7 +18,7 @@ use tributary_market::{
     property::{FamilyName, Need},
     relay::{RelayClient, VerifiedAnnouncement},
     rpc::{CallPolicy, SealedClient},
-    ticket::Reason,
+    ticket::{Reason, Remedy},
 };
 use tributary_protocol::{Amount, Commitment, PaymentAddress, Price, ProviderDigest, Rate, Seconds, Slot, UnixTime};
 use tributary_prover::VerifyingKey;
@@ -728,7 +728,9 @@ impl Buyer {
     pub async fn ending_of(&self, provider: PeerId, error: &ClientError) -> Option<Ending> {
         let reason = || error.to_string().chars().filter(|c| !c.is_control()).take(256).collect();
         match error {
-            ClientError::Refused { reason: Reason::SpentUnserved, .. } => {
+            ClientError::Refused { reason: why, .. }
+                if *why == Reason::SpentUnserved || matches!(why.remedy(), Remedy::ReadOffer | Remedy::Report) =>
+            {
                 Some(Ending::FailedAfterPayment { reason: reason() })
             }
             ClientError::Refused { reason: Reason::Unavailable, .. }

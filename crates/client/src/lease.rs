@@ -339,8 +339,8 @@ fn said(answer: &LeaseResponse) -> Ending {
         LeaseVerdict::Granted => Ending::Answered,
         LeaseVerdict::Payment { reason: why, .. } => match why.remedy() {
             Remedy::SendAgain => Ending::Unavailable { reason },
-            Remedy::Spent => Ending::FailedAfterPayment { reason },
-            Remedy::NewTicket | Remedy::ReadOffer | Remedy::Report => Ending::BuyerError { reason },
+            Remedy::Spent | Remedy::ReadOffer | Remedy::Report => Ending::FailedAfterPayment { reason },
+            Remedy::NewTicket => Ending::BuyerError { reason },
         },
         LeaseVerdict::Terms { reason: why, .. } => match why {
             LeaseReason::Full | LeaseReason::TooManyRequests => Ending::Unavailable { reason },

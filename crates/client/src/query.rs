@@ -230,8 +230,11 @@ fn ending(error: &ClientError) -> Ending {
     match error {
         ClientError::Refused { reason, description } => match reason.remedy() {
             Remedy::SendAgain => Ending::Unavailable { reason: description.clone() },
-            Remedy::Spent => Ending::FailedAfterPayment { reason: description.clone() },
-            _ => Ending::BuyerError { reason: description.clone() },
+            // A ticket that was made by the offer, and verified before it was sent, is refused: the stream pays for nothing.
+            Remedy::Spent | Remedy::ReadOffer | Remedy::Report => {
+                Ending::FailedAfterPayment { reason: description.clone() }
+            }
+            Remedy::NewTicket => Ending::BuyerError { reason: description.clone() },
         },
         ClientError::Failed { description, .. } => Ending::FailedAfterPayment { reason: description.clone() },
         other => Ending::BuyerError { reason: other.to_string() },

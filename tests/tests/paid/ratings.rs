@@ -453,9 +453,13 @@ async fn a_buyers_rating_reaches_others_live_and_from_an_archive_and_a_failed_pr
         assert_eq!(choice.unwrap().offer.peer_id(), market.seller.peer_id(), "{explanation}");
     }
     // An error of the buyer's own says nothing of the provider.
-    let own = ClientError::Refused { reason: Reason::WrongPrice, description: "x".into() };
+    let own = ClientError::Refused { reason: Reason::StaleSlot, description: "x".into() };
     market.buyer.failed(market.seller.peer_id(), &service, &own).await.unwrap();
     assert!(market.buyer.reputed(market.seller.peer_id(), &service).await.unwrap().failures.is_none());
+    // A refusal of what the offer sells does: the stream pays on.
+    let lie = ClientError::Refused { reason: Reason::InvalidProof, description: "x".into() };
+    market.buyer.failed(market.seller.peer_id(), &service, &lie).await.unwrap();
+    assert!(market.buyer.reputed(market.seller.peer_id(), &service).await.unwrap().failures.is_some());
 }
 
 /// Whoever waits for offers may read the database that they are written to: neither stops the other.

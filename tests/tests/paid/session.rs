@@ -33,6 +33,14 @@ fn tell(line: &str) {
 }
 
 impl Market {
+    /// One whose buyer has heard of somebody who sells this, and of a relayer that takes 700.
+    async fn with_relayer(want: &Want) -> (Self, (NodeHandle, Arc<Relayer>)) {
+        let market = Self::new().await;
+        market.find(want).await;
+        let relayer = market.relayer(Manner::Sends, 700).await;
+        (market, relayer)
+    }
+
     /// The chain goes on meanwhile: blocks come, and leaves get into the tree.
     async fn while_blocks_come<T>(&self, future: impl Future<Output = T>) -> T {
         let blocks = async {
@@ -178,9 +186,7 @@ async fn a_filter_whose_provider_dies_is_lost_left_and_paid_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_moved_is_reached_where_its_newest_offer_says() {
-    let market = Market::new().await;
-    market.find(&want()).await;
-    let _relayer = market.relayer(Manner::Sends, 700).await;
+    let (market, _relayer) = Market::with_relayer(&want()).await;
     let first = market.session(&want(), caps()).await.unwrap();
     let offer = market.buyer.directory().offer(market.seller.peer_id()).unwrap();
     market.provider.stop().await;
@@ -222,9 +228,7 @@ async fn a_provider_that_moved_is_reached_where_its_newest_offer_says() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn caps_refuse_a_purchase_with_their_numbers_also_after_a_restart() {
-    let market = Market::new().await;
-    market.find(&want()).await;
-    let _relayer = market.relayer(Manner::Sends, 700).await;
+    let (market, _relayer) = Market::with_relayer(&want()).await;
 
     let small = SpendingCaps { purchase: amount(2_000), ..caps() };
     let error = market.session(&want(), small).await.unwrap_err();
@@ -263,9 +267,7 @@ async fn caps_refuse_a_purchase_with_their_numbers_also_after_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewed_session_pays_from_the_slot_after_the_last_one() {
-    let market = Market::new().await;
-    market.find(&want()).await;
-    let _relayer = market.relayer(Manner::Sends, 700).await;
+    let (market, _relayer) = Market::with_relayer(&want()).await;
     let first = market.session(&want(), caps()).await.unwrap();
     market.push(&first, "in its first slot").await.unwrap();
     assert!(!first.is_due(seconds(L)).unwrap());
@@ -285,10 +287,8 @@ async fn a_renewed_session_pays_from_the_slot_after_the_last_one() {
 /// As after kill -9 between the note and the stop: whoever runs next stops it, once, and not for more than it may cost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_was_left_is_stopped_by_the_next_run_and_once() {
-    let market = Market::new().await;
     let want = long(want());
-    market.find(&want).await;
-    let _relayer = market.relayer(Manner::Sends, 700).await;
+    let (market, _relayer) = Market::with_relayer(&want).await;
     let session = market.session(&want, larger_caps()).await.unwrap();
     market.buyer.leave(session.stream.commitment).await.unwrap();
     let dear = market.buyer.stop_left(amount(699)).await.unwrap();
@@ -313,10 +313,8 @@ async fn a_stream_that_was_left_is_stopped_by_the_next_run_and_once() {
 /// Who isn't reached when nobody is has done nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_buyer_without_a_network_leaves_nobody() {
-    let market = Market::new().await;
     let want = long(want());
-    market.find(&want).await;
-    let (relayer, _handler) = market.relayer(Manner::Sends, 700).await;
+    let (market, (relayer, _handler)) = Market::with_relayer(&want).await;
     let session = market.session(&want, larger_caps()).await.unwrap();
     market.provider.stop().await;
     for node in [&market.seller, &market.neighbour, &relayer] {
@@ -355,10 +353,8 @@ async fn refusals_of_what_was_asked_say_nothing_of_the_provider() {
 /// A purchase takes a while: what is bought for the shortest time isn't over when it can be used.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shortest_purchase_pays_for_the_slot_after_the_running_one() {
-    let market = Market::new().await;
     let want = Want { duration: seconds(L), ..want() };
-    market.find(&want).await;
-    let _relayer = market.relayer(Manner::Sends, 700).await;
+    let (market, _relayer) = Market::with_relayer(&want).await;
     let session = market.session(&want, caps()).await.unwrap();
     // The slot may have ended in which it was bought.
     assert!(session.pays_until() > market.now());
@@ -368,9 +364,7 @@ async fn the_shortest_purchase_pays_for_the_slot_after_the_running_one() {
 /// What would come back is less than a relayer takes: it runs out, and pays for nothing that is asked for meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_worth_stopping_is_not_used_either() {
-    let market = Market::new().await;
-    market.find(&want()).await;
-    let _relayer = market.relayer(Manner::Sends, 700).await;
+    let (market, _relayer) = Market::with_relayer(&want()).await;
     let first = market.session(&want(), caps()).await.unwrap();
     market.buyer.leave(first.stream.commitment).await.unwrap();
     let left = market.while_blocks_come(market.buyer.stop_left(amount(700))).await.unwrap();

@@ -293,8 +293,9 @@ fn ending(error: &HttpClientError) -> HttpEnding {
         HttpClientError::Fault(fault) if !fault.kind.is_the_buyers() => HttpEnding::FailedAfterPayment { reason },
         HttpClientError::Payment { reason: why, .. } => match why.remedy() {
             Remedy::SendAgain => HttpEnding::Unavailable { reason },
-            Remedy::Spent => HttpEnding::FailedAfterPayment { reason },
-            _ => HttpEnding::BuyerError { reason },
+            // A ticket that was made by the offer, and verified before it was sent, is refused: the stream pays for nothing.
+            Remedy::Spent | Remedy::ReadOffer | Remedy::Report => HttpEnding::FailedAfterPayment { reason },
+            Remedy::NewTicket => HttpEnding::BuyerError { reason },
         },
         HttpClientError::Gone { .. } => HttpEnding::NoAnswer,
         HttpClientError::Malformed { .. } => HttpEnding::FailedAfterPayment { reason },
@@ -302,7 +303,15 @@ fn ending(error: &HttpClientError) -> HttpEnding {
     }
 }
 
-/// What is observed of one request, told once.
+/// How long a program may be kept waiting for the first byte until it is the provider's silence that it hangs up on.
+const SILENT: Duration = Duration::from_secs(10);
+
+/// How a use ended that its program dropped: whose patience ends before a provider says anything was not served.
+fn dropped(began: bool, waited: Duration) -> HttpEnding {
+    if began || waited < SILENT { HttpEnding::Dropped } else { HttpEnding::NoAnswer }
+}
+
+/// What is observed of one request, told once; at the latest when it is dropped.
 struct Record {
     market: Arc<dyn HttpMarket>,
     observation: Option<HttpObservation>,
@@ -370,19 +379,37 @@ impl Record {
         self.reference().is_some_and(|told| told != digest)
     }
 
-    async fn end(mut self, ending: HttpEnding) {
+    fn take(&mut self, ending: HttpEnding) -> Option<HttpObservation> {
         let complete = ending == HttpEnding::Complete;
-        if let Some(mut observation) = self.observation.take() {
-            observation.ending = ending;
-            observation.whole = self.begun.elapsed();
-            observation.digest = complete.then(|| self.hash.clone().finalize().into());
+        let mut observation = self.observation.take()?;
+        observation.ending = ending;
+        observation.whole = self.begun.elapsed();
+        observation.digest = complete.then(|| self.hash.clone().finalize().into());
+        Some(observation)
+    }
+
+    async fn end(mut self, ending: HttpEnding) {
+        if let Some(observation) = self.take(ending) {
             self.market.observed(observation).await;
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let began = self.observation.as_ref().is_some_and(|observation| observation.first.is_some());
+        let ending = dropped(began, self.begun.elapsed());
+        if let (Some(observation), Ok(runtime)) = (self.take(ending), tokio::runtime::Handle::try_current()) {
+            let market = Arc::clone(&self.market);
+            runtime.spawn(async move { market.observed(observation).await });
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tributary_market::ticket::Reason;
+
     use super::*;
 
     fn wanted(target: &str, headers: &[(&str, &str)]) -> Result<Wanted, &'static str> {
@@ -410,6 +437,26 @@ mod tests {
         for address in ["/http", "/http/", "/http/UPPER/x", "/http//x"] {
             assert_eq!(wanted(address, &[]).err(), Some("TRB-H051"), "{address}");
         }
+    }
+
+    #[test]
+    fn whom_a_program_waited_for_in_vain_is_told_from_whom_it_wanted_no_more_of() {
+        assert_eq!(dropped(false, SILENT), HttpEnding::NoAnswer);
+        assert_eq!(dropped(false, Duration::from_secs(1)), HttpEnding::Dropped);
+        assert_eq!(dropped(true, SILENT), HttpEnding::Dropped);
+    }
+
+    #[test]
+    fn a_refusal_of_what_the_offer_sells_is_the_providers() {
+        let refused = |reason| {
+            let payment = HttpClientError::Payment { reason, description: "x".into() };
+            ending(&payment)
+        };
+        for reason in [Reason::InvalidProof, Reason::WrongPrice, Reason::PaymentRequired, Reason::SpentUnserved] {
+            assert!(matches!(refused(reason), HttpEnding::FailedAfterPayment { .. }), "{reason:?}");
+        }
+        assert!(matches!(refused(Reason::UnknownRoot), HttpEnding::Unavailable { .. }));
+        assert!(matches!(refused(Reason::StaleSlot), HttpEnding::BuyerError { .. }));
     }
 
     #[test]

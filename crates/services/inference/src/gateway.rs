@@ -275,15 +275,24 @@ fn ending(error: &InferenceError) -> InferenceEnding {
         InferenceError::Protocol(_) => failed(false),
         InferenceError::Refused { reason: why, .. } => match why.remedy() {
             Remedy::SendAgain => InferenceEnding::Unavailable { reason },
-            Remedy::Spent => failed(false),
-            _ => InferenceEnding::BuyerError { reason },
+            // A ticket that was made by the offer, and verified before it was sent, is refused: the stream pays for nothing.
+            Remedy::Spent | Remedy::ReadOffer | Remedy::Report => failed(false),
+            Remedy::NewTicket => InferenceEnding::BuyerError { reason },
         },
         InferenceError::Transport(_) => InferenceEnding::NetworkError { reason },
         _ => InferenceEnding::BuyerError { reason },
     }
 }
 
-/// What is observed of one prompt, told once.
+/// How long a program may be kept waiting for the first text until it is the provider's silence that it hangs up on.
+const SILENT: Duration = Duration::from_secs(30);
+
+/// How a use ended that its program dropped: whose patience ends before a provider says anything was not served.
+fn dropped(began: bool, waited: Duration) -> InferenceEnding {
+    if began || waited < SILENT { InferenceEnding::Dropped } else { InferenceEnding::NoAnswer }
+}
+
+/// What is observed of one prompt, told once; at the latest when it is dropped.
 struct Record {
     market: Arc<dyn InferenceMarket>,
     observation: Option<InferenceObservation>,
@@ -326,16 +335,33 @@ impl Record {
         }
     }
 
-    async fn end(mut self, ending: InferenceEnding) {
-        let Some(mut observation) = self.observation.take() else { return };
+    fn take(&mut self, ending: InferenceEnding) -> Option<InferenceObservation> {
+        let mut observation = self.observation.take()?;
         let complete = ending == InferenceEnding::Complete;
         observation.ending = ending;
         observation.whole = self.begun.elapsed();
         observation.fingerprint = self
             .expected
             .filter(|_| complete)
-            .map(|expected| Fingerprint { answer: self.hash.finalize().into(), expected });
-        self.market.observed(observation).await;
+            .map(|expected| Fingerprint { answer: self.hash.clone().finalize().into(), expected });
+        Some(observation)
+    }
+
+    async fn end(mut self, ending: InferenceEnding) {
+        if let Some(observation) = self.take(ending) {
+            self.market.observed(observation).await;
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let began = self.observation.as_ref().is_some_and(|observation| observation.first_text.is_some());
+        let ending = dropped(began, self.begun.elapsed());
+        if let (Some(observation), Ok(runtime)) = (self.take(ending), tokio::runtime::Handle::try_current()) {
+            let market = Arc::clone(&self.market);
+            runtime.spawn(async move { market.observed(observation).await });
+        }
     }
 }
 
