@@ -121,7 +121,7 @@ impl HttpAssessor {
         if let Some(agrees) = agrees {
             measurements.push(noted("integrity", if agrees { 1.0 } else { 0.0 }, "share"));
         }
-        let verdict = verdict(observed, agrees, share, &measurements);
+        let verdict = self.verdict(observed, agrees, share, &measurements);
         Assessment {
             id: observed.id.clone(),
             subject: observed.subject.clone(),
@@ -137,28 +137,33 @@ impl HttpAssessor {
             }),
         }
     }
-}
 
-fn verdict(
-    observed: &HttpObservation,
-    agrees: Option<bool>,
-    share: Option<f64>,
-    measurements: &[Measurement],
-) -> Verdict {
-    match &observed.ending {
-        HttpEnding::Complete if agrees == Some(false) => Verdict::Scored { score: 0.0, weight: FALSE_BODY },
-        HttpEnding::Complete => {
-            let mean = mean(measurements);
-            // Speed doesn't make up for what is missing, nor for a server that fails.
-            let failed = observed.status.is_some_and(|status| status >= 500);
-            let bound = if failed { 0.0 } else { share.unwrap_or(1.0) };
-            Verdict::Scored { score: mean.min(bound), weight: if agrees.is_some() { 1.0 } else { UNCHECKED } }
+    fn verdict(
+        &self,
+        observed: &HttpObservation,
+        agrees: Option<bool>,
+        share: Option<f64>,
+        measurements: &[Measurement],
+    ) -> Verdict {
+        match &observed.ending {
+            HttpEnding::Complete if agrees == Some(false) => Verdict::Scored { score: 0.0, weight: FALSE_BODY },
+            HttpEnding::Complete => {
+                let mean = mean(measurements);
+                // Speed doesn't make up for what is missing, nor for a server that fails.
+                let failed = observed.status.is_some_and(|status| status >= 500);
+                let bound = if failed { 0.0 } else { share.unwrap_or(1.0) };
+                Verdict::Scored { score: mean.min(bound), weight: if agrees.is_some() { 1.0 } else { UNCHECKED } }
+            }
+            HttpEnding::FailedAfterPayment { .. } => Verdict::Scored { score: 0.0, weight: 2.0 },
+            HttpEnding::NoAnswer => Verdict::Scored { score: 0.0, weight: 1.0 },
+            // Who says nothing for so long is hung up on.
+            HttpEnding::Dropped if observed.first.is_none() && observed.whole >= self.bad_latency => {
+                Verdict::Scored { score: 0.0, weight: 1.0 }
+            }
+            HttpEnding::Unavailable { .. } => Verdict::Scored { score: 0.0, weight: 0.5 },
+            HttpEnding::Dropped => own_fault("the buyer wanted no more of it"),
+            HttpEnding::BuyerError { reason } => own_fault(reason),
         }
-        HttpEnding::FailedAfterPayment { .. } => Verdict::Scored { score: 0.0, weight: 2.0 },
-        HttpEnding::NoAnswer => Verdict::Scored { score: 0.0, weight: 1.0 },
-        HttpEnding::Unavailable { .. } => Verdict::Scored { score: 0.0, weight: 0.5 },
-        HttpEnding::Dropped => own_fault("the buyer wanted no more of it"),
-        HttpEnding::BuyerError { reason } => own_fault(reason),
     }
 }
 
@@ -218,7 +223,14 @@ mod tests {
         near(&ended(HttpEnding::FailedAfterPayment { reason: "down".into() }), 0.0, 2.0);
         near(&ended(HttpEnding::NoAnswer), 0.0, 1.0);
         near(&ended(HttpEnding::Unavailable { reason: "busy".into() }), 0.0, 0.5);
-        assert!(matches!(verdict_of(&ended(HttpEnding::Dropped)), Verdict::BuyerFault { .. }));
+        let dropped = ended(HttpEnding::Dropped);
+        let late = HttpObservation { whole: Duration::from_secs(10), ..dropped.clone() };
+        let silent = HttpObservation { first: None, ..late.clone() };
+        near(&silent, 0.0, 1.0);
+        let early = HttpObservation { first: None, ..dropped.clone() };
+        for own in [&dropped, &late, &early] {
+            assert!(matches!(verdict_of(own), Verdict::BuyerFault { .. }), "{own:?}");
+        }
         assert!(matches!(
             verdict_of(&ended(HttpEnding::BuyerError { reason: "path".into() })),
             Verdict::BuyerFault { .. }

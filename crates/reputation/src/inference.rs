@@ -134,7 +134,7 @@ impl InferenceAssessor {
         if let Some(agrees) = agrees {
             measurements.push(noted("fingerprint", if agrees { 1.0 } else { 0.0 }, "share"));
         }
-        let verdict = verdict(observed, agrees, &measurements);
+        let verdict = self.verdict(observed, agrees, &measurements);
         Assessment {
             id: observed.id.clone(),
             subject: observed.subject.clone(),
@@ -148,22 +148,24 @@ impl InferenceAssessor {
             }),
         }
     }
-}
 
-fn verdict(observed: &InferenceObservation, agrees: Option<bool>, measurements: &[Measurement]) -> Verdict {
-    let bad = |weight| Verdict::Scored { score: 0.0, weight };
-    match &observed.ending {
-        InferenceEnding::Complete if agrees == Some(false) => bad(FALSE_MODEL),
-        // An empty answer delivers nothing, however fast.
-        InferenceEnding::Complete if observed.tokens == 0 => bad(1.0),
-        InferenceEnding::Complete => Verdict::Scored { score: mean(measurements), weight: 1.0 },
-        InferenceEnding::FailedAfterPayment { credited: true, .. } => bad(CREDITED),
-        InferenceEnding::FailedAfterPayment { .. } => bad(2.0),
-        InferenceEnding::NoAnswer => bad(1.0),
-        InferenceEnding::Unavailable { .. } => bad(0.5),
-        InferenceEnding::Dropped => own_fault("the buyer wanted no more of it"),
-        InferenceEnding::BuyerError { reason } => own_fault(reason),
-        InferenceEnding::NetworkError { reason } => Verdict::NetworkFault { reason: brief(reason) },
+    fn verdict(&self, observed: &InferenceObservation, agrees: Option<bool>, measurements: &[Measurement]) -> Verdict {
+        let bad = |weight| Verdict::Scored { score: 0.0, weight };
+        match &observed.ending {
+            InferenceEnding::Complete if agrees == Some(false) => bad(FALSE_MODEL),
+            // An empty answer delivers nothing, however fast.
+            InferenceEnding::Complete if observed.tokens == 0 => bad(1.0),
+            InferenceEnding::Complete => Verdict::Scored { score: mean(measurements), weight: 1.0 },
+            InferenceEnding::FailedAfterPayment { credited: true, .. } => bad(CREDITED),
+            InferenceEnding::FailedAfterPayment { .. } => bad(2.0),
+            InferenceEnding::NoAnswer => bad(1.0),
+            InferenceEnding::Unavailable { .. } => bad(0.5),
+            // Who says nothing for so long is hung up on.
+            InferenceEnding::Dropped if observed.first_text.is_none() && observed.whole >= self.bad_first => bad(1.0),
+            InferenceEnding::Dropped => own_fault("the buyer wanted no more of it"),
+            InferenceEnding::BuyerError { reason } => own_fault(reason),
+            InferenceEnding::NetworkError { reason } => Verdict::NetworkFault { reason: brief(reason) },
+        }
     }
 }
 
@@ -223,6 +225,9 @@ mod tests {
         near(&ended(InferenceEnding::NoAnswer), 0.0, 1.0);
         let verdict = |ending| InferenceAssessor::default().assess(&ended(ending)).verdict;
         assert!(matches!(verdict(InferenceEnding::Dropped), Verdict::BuyerFault { .. }));
+        let late = InferenceObservation { whole: Duration::from_secs(30), ..ended(InferenceEnding::Dropped) };
+        assert!(matches!(InferenceAssessor::default().assess(&late).verdict, Verdict::BuyerFault { .. }));
+        near(&InferenceObservation { first_text: None, ..late }, 0.0, 1.0);
         assert!(matches!(verdict(InferenceEnding::BuyerError { reason: reason() }), Verdict::BuyerFault { .. }));
         assert!(matches!(verdict(InferenceEnding::NetworkError { reason: reason() }), Verdict::NetworkFault { .. }));
     }

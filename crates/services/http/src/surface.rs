@@ -303,14 +303,6 @@ fn ending(error: &HttpClientError) -> HttpEnding {
     }
 }
 
-/// How long a program may be kept waiting for the first byte until it is the provider's silence that it hangs up on.
-const SILENT: Duration = Duration::from_secs(10);
-
-/// How a use ended that its program dropped: whose patience ends before a provider says anything was not served.
-fn dropped(began: bool, waited: Duration) -> HttpEnding {
-    if began || waited < SILENT { HttpEnding::Dropped } else { HttpEnding::NoAnswer }
-}
-
 /// What is observed of one request, told once; at the latest when it is dropped.
 struct Record {
     market: Arc<dyn HttpMarket>,
@@ -397,9 +389,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let began = self.observation.as_ref().is_some_and(|observation| observation.first.is_some());
-        let ending = dropped(began, self.begun.elapsed());
-        if let (Some(observation), Ok(runtime)) = (self.take(ending), tokio::runtime::Handle::try_current()) {
+        if let (Some(observation), Ok(runtime)) =
+            (self.take(HttpEnding::Dropped), tokio::runtime::Handle::try_current())
+        {
             let market = Arc::clone(&self.market);
             runtime.spawn(async move { market.observed(observation).await });
         }
@@ -437,13 +429,6 @@ mod tests {
         for address in ["/http", "/http/", "/http/UPPER/x", "/http//x"] {
             assert_eq!(wanted(address, &[]).err(), Some("TRB-H051"), "{address}");
         }
-    }
-
-    #[test]
-    fn whom_a_program_waited_for_in_vain_is_told_from_whom_it_wanted_no_more_of() {
-        assert_eq!(dropped(false, SILENT), HttpEnding::NoAnswer);
-        assert_eq!(dropped(false, Duration::from_secs(1)), HttpEnding::Dropped);
-        assert_eq!(dropped(true, SILENT), HttpEnding::Dropped);
     }
 
     #[test]

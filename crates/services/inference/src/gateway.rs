@@ -284,14 +284,6 @@ fn ending(error: &InferenceError) -> InferenceEnding {
     }
 }
 
-/// How long a program may be kept waiting for the first text until it is the provider's silence that it hangs up on.
-const SILENT: Duration = Duration::from_secs(30);
-
-/// How a use ended that its program dropped: whose patience ends before a provider says anything was not served.
-fn dropped(began: bool, waited: Duration) -> InferenceEnding {
-    if began || waited < SILENT { InferenceEnding::Dropped } else { InferenceEnding::NoAnswer }
-}
-
 /// What is observed of one prompt, told once; at the latest when it is dropped.
 struct Record {
     market: Arc<dyn InferenceMarket>,
@@ -356,9 +348,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let began = self.observation.as_ref().is_some_and(|observation| observation.first_text.is_some());
-        let ending = dropped(began, self.begun.elapsed());
-        if let (Some(observation), Ok(runtime)) = (self.take(ending), tokio::runtime::Handle::try_current()) {
+        if let (Some(observation), Ok(runtime)) =
+            (self.take(InferenceEnding::Dropped), tokio::runtime::Handle::try_current())
+        {
             let market = Arc::clone(&self.market);
             runtime.spawn(async move { market.observed(observation).await });
         }
